@@ -1,0 +1,47 @@
+# Two commands: `make run` and `make test`. Everything else is thin over `recsys`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long demo api lab export lint clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+run: $(STAMP)  ## set up, draw the sample shop, run the river on it, show the metrics
+	@$(BIN)/recsys run sample --publish
+
+test: $(STAMP)  ## every test, on the tiny shop
+	$(BIN)/python -m pytest -m "not slow"
+
+test-long: $(STAMP)  ## the tests that take longer, too
+	$(BIN)/python -m pytest
+
+demo: $(STAMP)  ## the demo, in a browser
+	$(BIN)/recsys demo
+
+api: $(STAMP)  ## the service, on http://127.0.0.1:8000
+	$(BIN)/recsys api
+
+lab: $(STAMP)  ## JupyterLab, in nbs/
+	$(BIN)/jupyter lab nbs
+
+export: $(STAMP)  ## notebooks -> recsys/, notebooks clean, README
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python -m jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
+
+lint: $(STAMP)  ## ruff and the import rules
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+
+clean:  ## remove what runs and tests made; raw data and .venv stay
+	rm -rf runs/[!R]* runs/.store data/tiny data/sample .pytest_cache .ruff_cache .hypothesis
