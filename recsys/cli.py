@@ -7,7 +7,7 @@ __all__ = ['app', 'runs_app', 'store_app', 'console', 'problems', 'Sets', 'RunsD
            'doctor', 'runs_ls', 'runs_show', 'runs_publish', 'runs_export', 'store_ls', 'store_verify', 'recommend',
            'api']
 
-# %% ../nbs/95_cli.ipynb #5a3b635f
+# %% ../nbs/95_cli.ipynb #68fc20ac
 import json
 import os
 import shlex
@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import MissingDependencyError, MissingFileError, RecsysError, SettingsError, StrategyError
+from .errors import MissingDependencyError, MissingFileError, RecsysError, SettingsError
 
 # %% ../nbs/95_cli.ipynb #7f136532
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
@@ -215,7 +215,7 @@ def doctor(settings_file: Ini = Path("settings.ini")) -> None:
     row("browser tests of the demo", bool(shutil.which("chromium")), "apt-get install chromium")
     console.print(table)
 
-# %% ../nbs/95_cli.ipynb #95eb3f7e
+# %% ../nbs/95_cli.ipynb #85000890
 @runs_app.command("ls")
 def runs_ls(profile: Annotated[str | None, typer.Argument(help="of this profile only")] = None, runs_dir: RunsDir = Path("runs")) -> None:
     "All runs, oldest first."
@@ -274,7 +274,7 @@ def runs_export(
         shutil.copyfile(path, to / path.name)
         console.print(f"{to / path.name}", highlight=False, soft_wrap=True)
     if what == "interactions":
-        console.print("next: train with nbs/pipeline/04_als.ipynb (on Colab: its badge), then `recsys run PROFILE --set als_factors=DIR_OR_ZIP`", highlight=False)
+        console.print("next: train with nbs/pipeline/04_als.ipynb (on Colab: its badge),\nthen `recsys run PROFILE --set als_factors=DIR_OR_ZIP`", highlight=False)
 
 # %% ../nbs/95_cli.ipynb #87e13531
 @store_app.command("ls")

@@ -6,7 +6,7 @@
 __all__ = ['RIVER', 'STEPS', 'SOURCES', 'PROOF', 'Step', 'Planned', 'plan', 'notebooks_dir', 'declared', 'parameters',
            'made_from', 'Watch', 'execute', 'versions', 'git_commit', 'run_step', 'tuned_dials', 'run_river']
 
-# %% ../nbs/05_runner.ipynb #8151b425
+# %% ../nbs/05_runner.ipynb #a84b9588
 import ast
 import io
 import json
@@ -26,10 +26,10 @@ import nbformat
 import psutil
 
 from . import errors
-from .errors import ArtifactError, MissingFileError, RecsysError, SettingsError, StepError
+from .errors import RecsysError, SettingsError, StepError
 from .runs import Run, list_runs, new_run, project_dir
 from .settings import PATHS, Settings
-from .store import Store, code_hashes, json_hash, lock, raw_hash, read_manifest, verify
+from .store import code_hashes, json_hash, lock, raw_hash, read_manifest, verify
 
 # %% ../nbs/05_runner.ipynb #c86c67cb
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['Run', 'new_run', 'list_runs', 'open_run', 'publish', 'project_dir', 'step_inputs', 'step_output']
 
-# %% ../nbs/04_runs.ipynb #c97c6353
+# %% ../nbs/04_runs.ipynb #be98f2f3
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from .errors import ArtifactError, MissingFileError, StepError
-from .store import MANIFEST, Store, verify, write_json
+from .store import Store, verify, write_json
 
 # %% ../nbs/04_runs.ipynb #8919904b
 @dataclass(frozen=True)

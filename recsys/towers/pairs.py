@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VALID_SHARE', 'PART_ROWS', 'PAIRS', 'WINDOWS', 'TRENDS', 'MAX_PAIRS', 'BUCKETS', 'LEVELS', 'ATTRIBUTES',
            'NOTHING_KNOWN', 'earlier', 'make_pairs', 'write_pairs', 'read_pairs', 'Trends', 'period_starts',
-           'period_of', 'epoch_rows', 'batches', 'bucket', 'category_buckets', 'attribute_buckets', 'Attributes',
-           'TowerShop']
+           'period_of', 'epoch_rows', 'batches', 'Block', 'block', 'bucket', 'category_buckets', 'attribute_buckets',
+           'Attributes', 'TowerShop']
 
 # %% ../../nbs/50_towers.pairs.ipynb #bc7efb51
 import zlib
@@ -166,6 +166,33 @@ def batches(
     parts = [part for group in groups for part in np.array_split(group, -(-len(group) // batch_size))]
     return (parts[i] for i in rng.permutation(len(parts)))
 
+# %% ../../nbs/50_towers.pairs.ipynb #a35bb129
+class Block(NamedTuple):
+    "The newest events of some histories, newest last."
+
+    nums: np.ndarray  # (B, L) int64 item nums, 0 where padded
+    known: np.ndarray  # (B, L) bool, False where padded
+    ages: np.ndarray  # (B, L) float32 days, or places from the end where only the order is known
+    codes: np.ndarray  # (B, L) int64
+
+
+def block(
+    past: Histories,
+    ends: np.ndarray,  # (B,) place after each history's newest event
+    counts: np.ndarray,  # (B,) events in each history
+    at: np.ndarray,  # (B,) the clock of each
+    length: int,
+    time_unit: str = "ms",
+) -> Block:
+    "The newest `length` events of histories that end somewhere in `past`."
+    back = np.arange(length, 0, -1)
+    known = back[None, :] <= counts[:, None]
+    places = np.where(known, ends[:, None] - back, 0)
+    if not len(past.ts):
+        return Block(np.zeros_like(places), known, np.zeros(places.shape, np.float32), np.zeros_like(places))
+    ages = (at[:, None] - past.ts[places]) / DAY_MS if time_unit != "order" else np.tile(back - 1, (len(ends), 1))
+    return Block(past.item_nums[places].astype(np.int64), known, np.where(known, ages, 0).astype(np.float32), past.codes[places].astype(np.int64))
+
 # %% ../../nbs/50_towers.pairs.ipynb #8bb4be13
 BUCKETS = 1024
 LEVELS = 3  # of a category path
@@ -199,7 +226,7 @@ def attribute_buckets(attributes: Sequence[dict[str, object]], dataset: str, wid
             table[row, column] = 0 if value is None else bucket(f"{dataset}|{name}={shown}")
     return table
 
-# %% ../../nbs/50_towers.pairs.ipynb #07fde28d
+# %% ../../nbs/50_towers.pairs.ipynb #07a5a7f0
 class Attributes(NamedTuple):
     "What is known of users besides what they did."
 
@@ -234,7 +261,14 @@ class TowerShop:
             raise SchemaError(f"{self.dataset}: expected a vector row for each of {self.interactions.n_items:,} items, got {len(self.vectors):,}")
 
     @classmethod
-    def of(cls, interactions: Interactions, vectors: np.ndarray, space: str, items: Catalog | None = None, attributes: Attributes = NOTHING_KNOWN) -> "TowerShop":
+    def of(
+        cls,
+        interactions: Interactions,
+        vectors: np.ndarray,  # (I, D)
+        space: str,
+        items: Catalog | None = None,
+        attributes: Attributes = NOTHING_KNOWN,
+    ) -> "TowerShop":
         "A shop with its catalog, where there is one."
         n = interactions.n_items
         paths = [None] * n if items is None else items.table["category"].tolist()

@@ -1,0 +1,156 @@
+"The runner believes nobody: what is torn, killed or altered is not used."
+
+import json
+import shutil
+
+import nbformat
+import pytest
+from conftest import ROOT, recsys
+
+from recsys import runner
+from recsys.errors import ArtifactError, RecsysError, SettingsError, StepError
+from recsys.runner import Planned, Step, declared, notebooks_dir, parameters, plan, run_river
+from recsys.settings import Settings, load_settings, read_profiles
+from recsys.store import Store, verify
+
+
+def notebook(*cells: str):
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    made.cells[0].metadata["tags"] = ["parameters"]
+    return made
+
+
+ADD = "import pathlib; n = sum(int(pathlib.Path(f, 'n.txt').read_text()) for f in inputs.values()) + seed"
+KEEP = "pathlib.Path(out_dir, 'n.txt').write_text(str(n)); summary = {'n': n}"
+
+
+@pytest.fixture
+def river(tmp_path, monkeypatch):
+    "A river of three steps that add up."
+    steps = (Step("one", "01_one", module="recsys.errors"), Step("two", "02_two", ("one",), module="recsys.errors"),
+             Step("three", "03_three", ("one", "two"), module="recsys.errors"))  # fmt: skip
+    folder = tmp_path / "nbs"
+    folder.mkdir()
+    for step in steps:
+        nbformat.write(notebook('inputs = {}\nout_dir = ""\nseed = 1', ADD, KEEP), folder / f"{step.notebook}.ipynb")
+    monkeypatch.setattr(runner, "notebooks_dir", lambda: folder)
+    monkeypatch.setattr(runner, "RIVER", steps)
+    monkeypatch.setattr(runner, "STEPS", {step.name: step for step in steps})
+    return folder
+
+
+def go(tmp_path, seed=1, **options):
+    return run_river("mine", Settings(datasets=["shop"], runs_dir=tmp_path / "runs", seed=seed), **options)
+
+
+def statuses(run):
+    return [step["status"] for step in run.record["steps"]]
+
+
+def test_the_second_run_is_the_first(river, tmp_path):
+    first = go(tmp_path)
+    assert statuses(first) == ["done"] * 3
+    assert first.record["steps"][2]["summary"] == {"n": 4}
+    assert go(tmp_path).folder == first.folder
+    assert len(list((tmp_path / "runs" / "mine").iterdir())) == 1
+
+
+def test_a_changed_parameter_runs_again_and_the_old_stays(river, tmp_path):
+    first, second = go(tmp_path), go(tmp_path, seed=2)
+    assert statuses(second) == ["done"] * 3
+    assert first.artifacts()["three"] != second.artifacts()["three"]
+    verify(first.artifact("three"))
+
+
+def test_from_and_only_and_force(river, tmp_path):
+    go(tmp_path)
+    assert statuses(go(tmp_path, from_step="two")) == ["skipped", "done", "done"]
+    assert statuses(go(tmp_path, only="two")) == ["skipped", "done"]
+    assert statuses(go(tmp_path, force=True)) == ["done"] * 3
+    with pytest.raises(SettingsError, match="one, two, three"):
+        go(tmp_path, from_step="four")
+
+
+def test_only_says_what_it_lacks(river, tmp_path):
+    with pytest.raises(StepError, match="needs the artifact of one"):
+        go(tmp_path, only="two")
+
+
+BAD = {
+    "raises": "raise ValueError('seven')",
+    "leaves": "import sys; sys.exit(0)",
+    "is killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_step_that_fails_is_failed_and_the_next_run_goes_on(river, tmp_path, how):
+    nbformat.write(notebook('inputs = {}\nout_dir = ""\nseed = 1', ADD, KEEP, BAD[how]), river / "02_two.ipynb")
+    with pytest.raises(RecsysError, match="step two"):
+        go(tmp_path)
+    runs = sorted((tmp_path / "runs" / "mine").iterdir())
+    record = json.loads((runs[-1] / "run.json").read_text())
+    assert (record["status"], record["failed"]) == ("failed", "two")
+    store = Store(tmp_path / "runs" / ".store")
+    assert [folder.parent.name for folder in store.artifacts()] == ["one"]
+    assert not list((store.root / ".staging").iterdir())
+    nbformat.write(notebook('inputs = {}\nout_dir = ""\nseed = 1', ADD, KEEP), river / "02_two.ipynb")
+    assert statuses(go(tmp_path)) == ["skipped", "done", "done"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_an_altered_input_is_refused_by_name(river, tmp_path, damage):
+    made = go(tmp_path).artifacts()["one"] / "n.txt"
+    content = made.read_bytes()
+    made.unlink() if damage == "gone" else made.write_bytes(bytes([content[0] ^ 1]) if damage == "flip" else b"")
+    with pytest.raises(ArtifactError, match=r"n\.txt.*step `one` again"):
+        go(tmp_path, from_step="two")
+
+
+def test_an_unfinished_folder_is_made_anew(river, tmp_path):
+    artifact = go(tmp_path).artifacts()["two"]
+    (artifact / "manifest.json").unlink()
+    assert statuses(go(tmp_path)) == ["skipped", "done", "skipped"]
+
+
+def test_every_notebook_of_the_river_declares_only_what_the_runner_gives():
+    settings = Settings(datasets=["shop"])
+    for planned in plan(["als", "item_knn", "weights"]):
+        path = notebooks_dir() / f"{planned.step.notebook}.ipynb"
+        names = set(declared(path))
+        assert {"inputs", "out_dir"} <= names, path.name
+        values = parameters(planned, settings, path, {})
+        assert json.dumps(values), "parameters travel as json"
+
+
+def test_profiles_are_valid():
+    profiles = read_profiles(ROOT / "settings.ini")
+    assert {"tiny", "sample", "hm", "rr", "both", "table"} <= set(profiles)
+    for profile in profiles:
+        assert load_settings(profile, path=ROOT / "settings.ini").datasets
+
+
+def test_pipeline_notebooks_are_the_river():
+    names = {step.notebook for step in runner.RIVER}
+    assert names == {path.stem for path in notebooks_dir().glob("*.ipynb")}
+    assert Planned(runner.STEPS["als"], "select").name == "als.select"
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["run", "nosuch"], "settings.ini has tiny"),
+        (["run", "tiny", "--set", "embeding_size=8"], "did you mean"),
+        (["run", "tiny", "--set", "tower_epochs=many"], "tower_epochs"),
+        (["run", "tiny", "--set", "als_engine=nosuch"], "nosuch"),
+        (["run", "tiny", "--set", "test_days"], "key=value"),
+        (["runs", "show", "nosuch"], "nosuch"),
+        (["run", "table"], "events"),
+    ],
+)
+def test_wrong_use_is_one_sentence(words, says, tmp_path):
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    done = recsys(*words, cwd=tmp_path)
+    assert done.returncode != 0
+    assert says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
