@@ -82,6 +82,8 @@ def small(card: Card) -> str:
 def person(somebody: Person, chosen: bool) -> str:
     "An example user: four things they chose, in one picture."
     tiles = "".join(picture(card, 240) for card in somebody.items[:4])
+    if not any(card.has_image for card in somebody.items):
+        tiles = f'<div class="count"><b>{somebody.n_events}</b>events</div>'
     return (f'<article class="person{" chosen" if chosen else ""}" data-user="{safe(somebody.raw_id)}" tabindex="0" role="button">'
             f'<div class="collage">{tiles}</div><h4>{safe(brief(somebody.raw_id))}</h4><p class="facts">{safe(somebody.taste)}</p></article>')  # fmt: skip
 
@@ -101,6 +103,7 @@ def short(raw_id: str) -> str:
 
 
 def grid(cards: list[Card], kind: str = "") -> str:
+    kind += "" if any(card.has_image for card in cards) else " words"  # a shop without pictures: low cards, more of them in sight
     return f'<div class="grid {kind}">{"".join(product(card, n) for n, card in enumerate(cards, 1))}</div>'
 
 
@@ -226,8 +229,8 @@ def build(engine: Engine) -> gr.Blocks:
         def click(now: Visit, event: gr.EventData) -> tuple:
             try:
                 after = clicked(engine, now, event._data if isinstance(event._data, dict) else {})
-            except RecsysError as problem:
-                raise gr.Error(str(problem), duration=4) from problem
+            except RecsysError as problem:  # something that is not there: said in words, and all else stands still
+                return replace(now, item=None), gr.skip(), gr.skip(), f'<p class="note message">{safe(problem)}</p>', gr.skip(), gr.skip()
             opened = detail_html(engine, after)
             if (after.user, after.picks) == (now.user, now.picks):  # only something opened or closed: the rest stands still
                 return after, gr.skip(), gr.skip(), opened, gr.skip(), gr.skip()

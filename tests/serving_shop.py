@@ -103,6 +103,7 @@ def make_artifacts(folder: Path) -> dict[str, Path]:
         events = draw_events(name, users[name], ids[:-2].tolist(), seed)  # the last two were never sold
         save_interactions(from_events(events, name, weights[name], AT, ids), inputs["interactions"] / f"histories_{name}.safetensors")
     vectors = np.array([[*(np.arange(5) == num % 5), *(np.arange(6) == num % 6), 0.1 * (num % 3)] for num in range(N_ITEMS)], np.float32)
+    vectors += np.random.default_rng(3).normal(0, 0.02, vectors.shape).astype(np.float32)  # no two alike to the last bit: a tie may fall either way
     with_vector = np.arange(N_ITEMS) != 9
     VectorTable.of([item_id(num) for num in range(N_ITEMS) if with_vector[num]], vectors[with_vector], "fused:made-up").save(
         inputs["faiss"] / "item_vectors_wear.safetensors")  # fmt: skip

@@ -252,16 +252,20 @@ def test_the_last_two_weeks_are_busy_and_mostly_warm(shop):
 
 
 def test_purchases_repeat(shop):
-    lines = shop.sales.groupby(["customer_id", "article_id", "day"]).size()
-    assert .03 < 1 - len(lines) / len(shop.sales) < .2  # identical rows are quantity
-    again = lines.reset_index().duplicated(["customer_id", "article_id"]).mean()
-    assert .06 < again < .3
+    "More than taste and a small shop alone would have it: the same lines dealt out anew among customers of one taste and week repeat less."
+    lines = shop.sales.drop_duplicates(["customer_id", "article_id", "day"])
+    assert .05 < 1 - len(lines) / len(shop.sales) < .2  # identical rows are quantity
+    again = lines.duplicated(["customer_id", "article_id"]).mean()
+    groups = [lines.customer_id.map(shop.truth["hm"]["customer_taste"]), lines.day // 28]
+    dealt = lines.assign(article_id=lines.groupby(groups).article_id.transform(lambda a: a.sample(frac=1, random_state=0).to_numpy()))
+    assert again > dealt.duplicated(["customer_id", "article_id"]).mean() + .04
+    assert again < .5
 
 
 def test_popularity_is_skewed_and_some_articles_and_customers_never_sell(shop):
     sold = shop.sales.article_id.value_counts()
     assert .35 < sold.iloc[:len(shop.articles) // 10].sum() / len(shop.sales) < .8
-    assert 0 <= 1 - len(sold) / len(shop.articles) < .05
+    assert 0 < 1 - len(sold) / len(shop.articles) < .15
     per_customer = shop.sales.customer_id.value_counts()
     assert per_customer.quantile(.99) > 5 * per_customer.median()
     assert 0 < len(shop.customers) - len(per_customer) < .02 * len(shop.customers)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MAX_K', 'MAX_HISTORY', 'MAX_BODY', 'LAST_MS', 'Id', 'AnyId', 'StrategyName', 'Dataset', 'log', 'SIZES', 'WORKERS',
            'WAITING', 'T', 'PROBLEMS', 'PAGE', 'app', 'Strict', 'Ask', 'AskSimilar', 'Event', 'AskHistory', 'Item',
-           'ItemDetail', 'Answer', 'Problem', 'Live', 'Ready', 'item_fields', 'answer', 'as_json', 'problem',
-           'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors', 'small_jpeg', 'cached_jpeg', 'Desk',
-           'Busy', 'refuse_busy', 'NotReady', 'engine_of', 'add_health', 'add_recommend', 'add_items', 'docs_page',
-           'add_front', 'create_app', 'serve']
+           'ItemDetail', 'Answer', 'Problem', 'Live', 'Ready', 'item_fields', 'answer', 'as_json', 'NotReady',
+           'problem', 'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors', 'BodyLimit', 'small_jpeg',
+           'cached_jpeg', 'Desk', 'Busy', 'refuse_busy', 'engine_of', 'add_health', 'add_recommend', 'add_items',
+           'docs_page', 'add_front', 'create_app', 'serve']
 
 # %% ../../nbs/92_api.main.ipynb #389dcffc
 import html
@@ -165,8 +165,12 @@ def as_json(value: object, status: int = 200, headers: dict[str, str] | None = N
     "Plain ascii json: a lone surrogate is escaped, a NaN is a mistake of ours."
     return Response(json.dumps(value, allow_nan=False), status, headers, "application/json")
 
-# %% ../../nbs/92_api.main.ipynb #a3f189be
+# %% ../../nbs/92_api.main.ipynb #eea194dc
 log = logging.getLogger("recsys.api")
+
+
+class NotReady(RecsysError, RuntimeError):
+    "There is no engine to ask."
 
 
 def problem(status: int, error: str, message: str, where: str | None = None, **headers: str) -> Response:
@@ -193,7 +197,8 @@ async def refuse_ours(request: Request, wrong: RecsysError) -> Response:
         return problem(404, "unknown_id", str(wrong))
     if isinstance(wrong, StrategyError):
         return problem(404, "unknown_strategy_or_dataset", str(wrong))
-    log.exception("refused", exc_info=wrong)
+    if not isinstance(wrong, NotReady):
+        log.exception("refused", exc_info=wrong)
     return problem(503, "not_ready", str(wrong), **{"Retry-After": "10"})
 
 
@@ -202,6 +207,31 @@ def handle_errors(app: FastAPI) -> FastAPI:
     for kind, handler in ((RequestValidationError, refuse_question), (HTTPException, refuse_http), (RecsysError, refuse_ours)):
         app.add_exception_handler(kind, handler)
     return app
+
+# %% ../../nbs/92_api.main.ipynb #9a14dd83
+class BodyLimit:
+    "Refuses bodies beyond so many bytes, announced or not."
+
+    def __init__(self, app: Callable, most: int = MAX_BODY) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > self.most:
+            return await problem(413, "too_large", f"a body may have {self.most:,} bytes; ask with a shorter history")(scope, receive, send)
+        came = 0
+
+        async def counted() -> dict:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > self.most:
+                raise HTTPException(413, f"a body may have {self.most:,} bytes")
+            return message
+
+        await self.app(scope, counted, send)
 
 # %% ../../nbs/92_api.main.ipynb #9843643e
 SIZES = (240, 480, 960)  # px, longest side
@@ -259,11 +289,7 @@ class Busy(Exception):
 async def refuse_busy(request: Request, wrong: Busy) -> Response:
     return problem(503, "busy", "too many questions at once; ask again in a second", **{"Retry-After": "1"})
 
-# %% ../../nbs/92_api.main.ipynb #ae65bf34
-class NotReady(RecsysError, RuntimeError):
-    "There is no engine to ask."
-
-
+# %% ../../nbs/92_api.main.ipynb #ca0bfc1c
 def engine_of(request: Request):
     "The engine, or a 503 that says why there is none."
     if (engine := request.app.state.engine) is None:
@@ -395,11 +421,12 @@ async def _demo(app: FastAPI, module: str) -> AsyncIterator[None]:
         yield
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "app", None) is not inner]
 
-# %% ../../nbs/92_api.main.ipynb #f7a72c06
+# %% ../../nbs/92_api.main.ipynb #69846eee
 def create_app(
     engine=None,  # asked instead of a bundle: for tests, and for who has one already
     bundle: Path | str | None = None,
     demo: str | None = None,  # module with mount(app, engine); default RECSYS_DEMO
+    desk: Desk | None = None,
 ) -> FastAPI:
     "The service."
 
@@ -413,11 +440,12 @@ def create_app(
                 await stack.enter_async_context(_demo(app, module))
             yield
 
-    app = FastAPI(title="recsys", description="Recommendations of the workbench.", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=MAX_BODY)
+    app = FastAPI(title="recsys", description="Recommendations of the workbench.", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit)
     app.state.engine, app.state.why_not, app.state.demo = engine, "the bundle is not loaded yet", False
     handle_errors(app).add_exception_handler(Busy, refuse_busy)
     add_health(app)
-    add_recommend(app, Desk())
+    add_recommend(app, desk or Desk())
     add_items(app)
     add_front(app)
     return app

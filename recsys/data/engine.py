@@ -117,7 +117,7 @@ def spark_session(
         builder = builder.config(key, value)
     return builder.getOrCreate()
 
-# %% ../../nbs/11_data.engine.ipynb #dda49858
+# %% ../../nbs/11_data.engine.ipynb #6148d4b0
 ENGINES = ("duckdb", "spark")
 BATCH = 500_000  # rows written at a time
 TORN = "line is not a row of this table"
@@ -140,6 +140,10 @@ class Engine:
         paths = [path] if isinstance(path, str | Path) else path
         return self.con.read_parquet([str(p) for p in paths])
 
+    def stage(self, rows: ir.Table, what: str) -> ir.Table:
+        "Compute now, keep on disk, go on from there: a raw file is scanned once."
+        return self.parquet(self.staged_path(rows, what))
+
     def frame(self, table: pa.Table) -> ir.Table:
         "A small table in memory, as a table expression."
         pq.write_table(table, path := self._fresh("frame"))
@@ -147,7 +151,8 @@ class Engine:
 
     def arrow(self, rows: ir.Table) -> pa.Table:
         "The result in memory: for small results."
-        return pa.Table.from_batches(self.batches(rows), schema=rows.schema().to_pyarrow())
+        schema = rows.schema().to_pyarrow()
+        return pa.concat_tables([schema.empty_table(), *(pa.Table.from_batches([part]).cast(schema) for part in self.batches(rows))])
 
     def write(self, rows: ir.Table | Iterable[ir.Table], path: Path | str, schema: pa.Schema) -> int:
         "Stream expressions into one parquet file of this schema; returns the number of rows."
@@ -182,10 +187,10 @@ class DuckEngine(Engine):
         "Hexadecimal digits as an integer; null where they are not."
         return (ibis.literal("0x") + text).try_cast("int64")
 
-    def stage(self, rows: ir.Table, what: str) -> ir.Table:
-        "Compute now, keep on disk, go on from there: a raw file is scanned once."
+    def staged_path(self, rows: ir.Table, what: str) -> Path:
+        "Compute now and keep on disk; returns where."
         self.con.to_parquet(rows, path := self._fresh(what), compression="snappy", row_group_size=BATCH)
-        return self.parquet(path)
+        return path
 
     def batches(self, rows: ir.Table) -> Iterator[pa.RecordBatch]:
         "The result as a stream."
@@ -215,10 +220,10 @@ class SparkEngine(Engine):
         "Hexadecimal digits as an integer; null where they are not."
         return ibis.ifelse(text.re_search("^[0-9a-fA-F]+$"), _conv(text, 16, 10).try_cast("int64"), None)
 
-    def stage(self, rows: ir.Table, what: str) -> ir.Table:
-        "Compute now, keep on disk, go on from there: a raw file is scanned once."
+    def staged_path(self, rows: ir.Table, what: str) -> Path:
+        "Compute now and keep on disk; returns where."
         self.con.to_parquet(rows, path := self._fresh(what), compression="snappy")
-        return self.parquet(path)
+        return path
 
     def batches(self, rows: ir.Table) -> Iterator[pa.RecordBatch]:
         "The result as a stream, through files: Spark would collect it in one piece."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'PATTERNS', 'SILHOUETTES', 'GARMENTS', 'TASTES', 'WEARERS', 'N_DAYS', 'N_WEEKS', 'FIRST_DAY', 'NEWCOMERS',
-           'PAIR_DAYS', 'ARTICLE_COLUMNS', 'WEEKDAYS', 'BASKET', 'CUSTOMER_COLUMNS', 'REPEATS', 'BLOCK',
-           'TRANSACTION_COLUMNS', 'ROWS_AT_ONCE', 'MISSING_PICTURES', 'RR_START_MS', 'RR_DAYS', 'SNAPSHOTS_MS',
+           'PAIR_DAYS', 'FIRST_SHARE', 'ARTICLE_COLUMNS', 'WEEKDAYS', 'BASKET', 'FRESH', 'CUSTOMER_COLUMNS', 'REPEATS',
+           'BLOCK', 'TRANSACTION_COLUMNS', 'ROWS_AT_ONCE', 'MISSING_PICTURES', 'RR_START_MS', 'RR_DAYS', 'SNAPSHOTS_MS',
            'RR_WEEKS', 'STYLES', 'CART_SHARE', 'BUY_SHARE', 'BOT_SHARE', 'RR_KINDS', 'PROPERTY_COLUMNS',
            'WORD_PROPERTIES', 'EVENT_COLUMNS', 'Colour', 'Pattern', 'silhouettes', 'Garment', 'Taste', 'words',
            'Wearer', 'Sprite', 'rounded', 'outlines', 'sprite', 'Print', 'print_of', 'Look', 'picture', 'contact_sheet',
@@ -689,8 +689,9 @@ def draw_articles(n: int, seed: int = 7) -> Articles:
                     purse[product].astype(np.float32),
                     np.maximum(np.round(euros).astype(np.int32) * 100 - 1, 199)[product], born[product], gone[product], weight)
 
-# %% ../../nbs/21_datasets.sample.ipynb #f4550f9c
+# %% ../../nbs/21_datasets.sample.ipynb #7040a1b8
 PAIR_DAYS = 5  # the second article of a pair follows within so many days
+FIRST_SHARE = .06  # about the share of a taste's sales that its pairs' first articles have
 
 
 def draw_pairs(articles: Articles, seed: int = 7) -> tuple[np.ndarray, Articles]:
@@ -705,7 +706,10 @@ def draw_pairs(articles: Articles, seed: int = 7) -> tuple[np.ndarray, Articles]
     firsts = firsts[np.argsort(ranks[firsts], kind="stable")][:int(np.clip(n // 100, 4, 40))]  # as many tastes as possible
     pairs = np.stack([always[firsts], always[firsts + 1]], 1)
     weight, size = articles.weight.copy(), articles.size.copy()
-    weight[pairs[:, 0]], weight[pairs[:, 1]], size[pairs] = np.quantile(weight, .93), np.quantile(weight, .05), 2
+    weeks_on_sale = np.minimum(articles.gone, N_WEEKS - 1) - np.maximum(articles.born, 0) + 1
+    taste, worth = articles.taste[pairs[:, 0]], weight * np.maximum(weeks_on_sale, 0) / N_WEEKS
+    first = FIRST_SHARE * np.bincount(articles.taste, worth)[taste] / np.bincount(taste)[taste]
+    weight[pairs[:, 0]], weight[pairs[:, 1]], size[pairs] = first, first / 10, 2
     return pairs, articles._replace(weight=weight, size=size)
 
 # %% ../../nbs/21_datasets.sample.ipynb #8f6d5e58
@@ -795,8 +799,9 @@ def hex_ids(n: int, rng: np.random.Generator) -> np.ndarray:
     "n distinct ids of 64 hex digits, as (n,) S64."
     return np.frombuffer(rng.bytes(32 * n).hex().encode(), "S64")
 
-# %% ../../nbs/21_datasets.sample.ipynb #fb15ba2d
+# %% ../../nbs/21_datasets.sample.ipynb #b17ae0e8
 BASKET = 2.2  # articles per visit
+FRESH = .86  # share of rows that are neither followers nor identical rows
 
 
 def _starts(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -866,7 +871,7 @@ def unpack(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     return (rest >> (_CUSTOMER_BITS + _ARTICLE_BITS), rest >> _ARTICLE_BITS & (1 << _CUSTOMER_BITS) - 1, rest & (1 << _ARTICLE_BITS) - 1,
             keys & 1)
 
-# %% ../../nbs/21_datasets.sample.ipynb #ea4896b9
+# %% ../../nbs/21_datasets.sample.ipynb #4cf48ce7
 def season(weeks: np.ndarray, peak: float, strength: float) -> np.ndarray:
     "How much a week belongs to the season around a day of the year: 1 at its peak, exp(-2 strength) half a year away."
     day_of_year = (weeks * 7 + 262) % 365.25  # the shop opens on day 263 of its year
@@ -880,7 +885,7 @@ def week_lottery(articles: Articles, n_tastes: int) -> Lottery:
     for week in range(N_WEEKS):
         sale = np.flatnonzero((articles.born <= week) & (articles.gone >= week))
         age = np.where(articles.born[sale] < 0, 99, week - articles.born[sale])
-        odds = articles.weight[sale] * (.55 + 1.2 * np.exp(-age / 5))
+        odds = articles.weight[sale] * (.6 + .6 * np.exp(-age / 5))
         for sign, peak in ((1, 190), (-1, 350)): odds = np.where(lean[sale] == sign, odds * 1.8 * season(week, peak, 1.0), odds)
         for size in (0, 1):
             fits = np.isin(articles.size[sale], (size, 2))
@@ -922,13 +927,14 @@ def _choose(who: np.ndarray, day: np.ndarray, customers: Customers, articles: Ar
         return .5 * (articles.look[article, 0] == customers.colour[who]) - np.abs(articles.purse[article] - customers.purse[who])
     return np.where(likes(one) >= likes(two), one, two)
 
-# %% ../../nbs/21_datasets.sample.ipynb #a09207f4
+# %% ../../nbs/21_datasets.sample.ipynb #b8d1fc1e
 def _again(who: np.ndarray, day: np.ndarray, article: np.ndarray, articles: Articles, rng: np.random.Generator) -> np.ndarray:
     "The purchases with some replaced by an earlier purchase of the same customer, lately bought ones most, if still on sale."
     at = np.arange(len(who))
     position = at - np.searchsorted(who, who)
     looks_back = (rng.random(len(who)) < REPEATS) & (position > 0)
     source = np.where(looks_back, at - np.minimum(rng.geometric(.25, len(who)), position), at)
+    source = np.where(day[source] < day, source, at)  # not within a basket
     while (source != source[source]).any(): source = source[source]
     return np.where(articles.gone[article[source]] >= week_of(day), article[source], article)
 
@@ -1230,13 +1236,13 @@ def write_tree(path: Path, tree: np.ndarray) -> None:
     rows = [f"{category},{'' if parent < 0 else parent}" for category, parent in tree.tolist()]
     path.write_text("\n".join(["categoryid,parentid", *sorted(rows)]) + "\n")
 
-# %% ../../nbs/21_datasets.sample.ipynb #f7a2d39c
+# %% ../../nbs/21_datasets.sample.ipynb #ff01385a
 def _hm(folder: Path, customers: int, articles: int, transactions: int, seed: int, images: bool, size: tuple[int, int],
         progress: bool) -> tuple[dict, dict]:
     "Draw the fashion shop; returns counts and truth."
     folder.mkdir(parents=True)
     pairs, shelf = draw_pairs(draw_articles(articles, seed), seed)
-    people = draw_customers(customers, int(shelf.taste.max()) + 1, transactions * .84 / BASKET, seed)
+    people = draw_customers(customers, int(shelf.taste.max()) + 1, transactions * FRESH / BASKET, seed)
     with (folder / "articles.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([ARTICLE_COLUMNS, *article_rows(shelf, seed)])
     write_csv(folder / "customers.csv", CUSTOMER_COLUMNS, [customer_table(people, seed)])
@@ -1291,12 +1297,12 @@ def _replace(drawn: Path, folder: Path) -> None:
         (drawn / name).rename(folder / name)
     drawn.rmdir()
 
-# %% ../../nbs/21_datasets.sample.ipynb #525f2c69
+# %% ../../nbs/21_datasets.sample.ipynb #0bfbef7a
 def draw_sample(
     folder: Path,  # gets hm_raw/, rr_raw/ and truth.json
     customers: int = 3000,
     articles: int = 1500,
-    transactions: int | None = None,  # default: 25 per customer
+    transactions: int | None = None,  # default: 25 per customer; under 3 each there are more, as each comes once
     rr_visitors: int | None = None,  # default: as many as customers
     rr_events: int | None = None,  # default: 10 per visitor
     seed: int = 7,

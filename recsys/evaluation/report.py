@@ -6,29 +6,30 @@
 __all__ = ['SUMMARY', 'NAMES', 'COLOURS', 'ANY_COLOUR', 'WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'N_EXAMPLES',
            'N_TILES', 'N_HISTORY', 'LEAST_HISTORY', 'PICTURE_HEIGHT', 'STYLE', 'STYLE_GALLERY', 'STYLE_TABS', 'TABLE',
            'COLD', 'TILES', 'SHOP', 'PAGE', 'TEMPLATES', 'COLUMNS', 'LABELS', 'ABOUT', 'find_row', 'strategies_in',
-           'missing_in', 'shown', 'best_value', 'metrics_table', 'interval_svg', 'spread', 'Curve', 'curves_of',
-           'chart_svg', 'choose_users', 'Tile', 'jpeg_uri', 'detail_of', 'Example', 'Gallery', 'examples', 'render',
-           'Cell', 'Line', 'slice_table', 'cold_table', 'ShopReport', 'Report', 'shop_facts']
+           'missing_in', 'shown', 'best_value', 'metrics_table', 'print_metrics', 'interval_svg', 'spread', 'Curve',
+           'curves_of', 'chart_svg', 'choose_users', 'Tile', 'jpeg_uri', 'detail_of', 'Example', 'Gallery', 'examples',
+           'render', 'Cell', 'Line', 'slice_table', 'cold_table', 'ShopReport', 'Report', 'shop_facts']
 
-# %% ../../nbs/82_evaluation.report.ipynb #8f2fd20d
+# %% ../../nbs/82_evaluation.report.ipynb #cb050d5d
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image, UnidentifiedImageError
+from rich.console import Console
 from rich.table import Table
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions
-from .metrics import DEFINITIONS, METRICS, TIES
-from .protocol import SLICES, ColdRanking, Comparison, Judgement
+from .metrics import DEFINITIONS, TIES, contains
+from .protocol import COLD_BASELINES, SLICES, ColdRanking, Comparison, Judgement
 
 # %% ../../nbs/82_evaluation.report.ipynb #0018b832
 def find_row(rows: Iterable[dict], strategy: str, metric: str, k: int, part: str) -> dict | None:
@@ -47,7 +48,7 @@ def missing_in(rows: Sequence[dict]) -> dict[str, str]:
     answered = {row["strategy"] for row in rows if row["value"] is not None}
     return {row["strategy"]: row["reason"] for row in rows if row["strategy"] not in answered}
 
-# %% ../../nbs/82_evaluation.report.ipynb #1cacbdbe
+# %% ../../nbs/82_evaluation.report.ipynb #d9e52b8a
 SUMMARY = (("map", 12, "all"), ("map", 12, "warm"), ("recall", 12, "warm"), ("recall", 100, "warm"), ("ndcg", 12, "warm"),
            ("hit_rate", 12, "warm"), ("map", 12, "cold_users"), ("recall", 100, "cold_items"), ("item_coverage", 12, "all"))  # fmt: skip
 NAMES = {"map": "MAP", "recall": "recall", "ndcg": "NDCG", "mrr": "MRR", "hit_rate": "hit rate", "user_coverage": "users covered",
@@ -76,12 +77,20 @@ def metrics_table(rows: Sequence[dict], dataset: str) -> Table:
     missing, tops = missing_in(mine), [best_value(mine, *column) for column in SUMMARY]
     for name in strategies_in(mine):
         found = [find_row(mine, name, *column) for column in SUMMARY]
-        cells = [(shown(row["value"], row["metric"]), row["value"] == top) if row else ("–", False) for row, top in zip(found, tops, strict=True)]
+        cells = [("–", False) if row is None else (shown(row["value"], row["metric"]), row["value"] == top)
+                 for row, top in zip(found, tops, strict=True)]  # fmt: skip
         bold = [f"[bold green]{text}[/]" if best and text != "–" else text for text, best in cells]
         table.add_row(f"[dim]{name}[/]" if name in missing else name, *bold)
     if missing:
         table.caption = "\n".join(f"{name}: {reason}" for name, reason in missing.items())
     return table
+
+
+def print_metrics(rows: Sequence[dict], console: Console | None = None) -> None:
+    "The tables of all shops, on the terminal."
+    console = Console() if console is None else console
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        console.print(metrics_table(rows, dataset))
 
 # %% ../../nbs/82_evaluation.report.ipynb #74859738
 COLOURS = {"popularity": "#8f8f88", "repurchase": "#b3854f", "item_knn": "#c99a12", "als": "#3f7fd6", "content": "#2f9e6e", "two_tower": "#8a63d2",
@@ -128,7 +137,7 @@ def curves_of(rows: Sequence[dict], metric: str, part: str) -> list[Curve]:
             found.append(Curve(name, sorted((row["k"], row["value"]) for row in mine), COLOURS.get(name, ANY_COLOUR)))
     return found
 
-# %% ../../nbs/82_evaluation.report.ipynb #952d3d10
+# %% ../../nbs/82_evaluation.report.ipynb #becb6e2f
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 280, 44, 130, 12, 34
 
 
@@ -147,11 +156,11 @@ def chart_svg(curves: Sequence[Curve], label: str) -> Markup:
         points = " ".join(f"{x(k):.1f},{y(value):.1f}" for k, value in curve.points)
         parts.append(f'<polyline points="{points}" stroke="{curve.colour}"/>'
                      + "".join(f'<circle cx="{x(k):.1f}" cy="{y(value):.1f}" r="2.5" fill="{curve.colour}"/>' for k, value in curve.points)
-                     + f'<text x="{WIDTH - RIGHT + 8}" y="{height + 4:.1f}" style="fill:{curve.colour}">{curve.name}</text>')  # fmt: skip
+                     + f'<text x="{WIDTH - RIGHT + 8}" y="{height + 4:.1f}" style="fill:{curve.colour}">{escape(curve.name)}</text>')  # fmt: skip
     axes = f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 1}" text-anchor="middle">k, items shown</text>'
     return Markup(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}{axes}</svg>')
 
-# %% ../../nbs/82_evaluation.report.ipynb #62fd7d0e
+# %% ../../nbs/82_evaluation.report.ipynb #6d9714d9
 N_EXAMPLES = 8
 N_TILES = 6
 N_HISTORY = 10
@@ -160,8 +169,6 @@ LEAST_HISTORY = 3
 
 def choose_users(judgement: Judgement, n: int = N_EXAMPLES, seed: int = 7) -> list[tuple[int, str]]:
     "(row, how it was drawn) of the users to show: found by somebody, blind, and one stranger where there are any."
-    from recsys.evaluation.metrics import contains
-
     protocol, rng = judgement.protocol, np.random.default_rng(seed)
     lengths = protocol.queries.past.lengths
     warm = np.flatnonzero(lengths >= min(LEAST_HISTORY, max(1, int(lengths.max(initial=0)))))
@@ -251,103 +258,137 @@ def examples(judgement: Judgement, catalog: Catalog, seed: int = 7) -> Gallery:
         found.append(Example(who, how, len(history), before, [tile(num, set()) for num in taken[:N_HISTORY]], lists))
     return Gallery(found, pictures)
 
-# %% ../../nbs/82_evaluation.report.ipynb #fc5c1053
+# %% ../../nbs/82_evaluation.report.ipynb #08ecb7b3
 STYLE = """
-:root{color-scheme:light dark;--bg:#fbfaf7;--card:#fff;--ink:#23241f;--soft:#6d6e66;--line:#e6e4dc;--tint:#eef5ee;--good:#23825a;--bad:#b3372b;--warn:#fdf0ed}
-@media (prefers-color-scheme:dark){:root{--bg:#17181a;--card:#1f2124;--ink:#e8e6df;--soft:#9c9d95;--line:#34363a;--tint:#20332a;--good:#5cc596;--bad:#f0857a;
+:root{color-scheme:light
+ dark;--bg:#fbfaf7;--card:#fff;--ink:#23241f;--soft:#6d6e66;--line:#e6e4dc;--tint:#eef5ee;--good:#23825a;--bad:#b3372b;--warn:#fdf0ed}
+@media (prefers-color-scheme:dark){:root{--bg:#17181a;--card:#1f2124;--ink:#e8e6df;--soft:#9c9d95;--line:#34363a;--tint:#20332a;--good:#5cc596;
+--bad:#f0857a;
  --warn:#3a2422}}
-*{box-sizing:border-box} body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+*{box-sizing:border-box} body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI",Roboto,"Helvetica
+ Neue",Arial,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:36px 28px 80px} h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
-h2{font-size:22px;margin:52px 0 10px} h3{font-size:16px;margin:30px 0 8px} p{max-width:76ch;margin:6px 0} .soft{color:var(--soft)} small{font-size:12px}
+h2{font-size:22px;margin:52px 0 10px} h3{font-size:16px;margin:30px 0 8px} p{max-width:76ch;margin:6px 0} .soft{color:var(--soft)}
+ small{font-size:12px}
 .facts{display:flex;flex-wrap:wrap;gap:8px 28px;margin:14px 0;padding:0;list-style:none} .facts b{display:block;font-size:18px;font-weight:600}
-.facts span{color:var(--soft);font-size:12.5px} nav a{color:inherit;margin-right:16px} .panel-card{background:var(--card);border:1px solid var(--line);
- border-radius:12px;padding:14px 18px;overflow-x:auto} .warning{background:var(--warn);border-left:4px solid var(--bad);border-radius:8px;padding:10px 16px;
- margin:12px 0;color:var(--ink)} .note{border-left:4px solid var(--line);padding:4px 14px;margin:10px 0;color:var(--soft)} ul.plain{margin:4px 0;padding-left:18px}
+.facts span{color:var(--soft);font-size:12.5px} nav a{color:inherit;margin-right:16px} .panel-card{background:var(--card);border:1px solid
+ var(--line);
+ border-radius:12px;padding:14px 18px;overflow-x:auto} .warning{background:var(--warn);border-left:4px solid
+ var(--bad);border-radius:8px;padding:10px 16px;
+ margin:12px 0;color:var(--ink)} .note{border-left:4px solid var(--line);padding:4px 14px;margin:10px 0;color:var(--soft)} ul.plain{margin:4px
+ 0;padding-left:18px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px} th{font-weight:500;color:var(--soft);text-align:right;
  font-size:12.5px;padding:6px 10px;border-bottom:1px solid var(--line);white-space:nowrap} td{padding:6px 10px;text-align:right;white-space:nowrap;
- border-bottom:1px solid var(--line)} tr:last-child td{border-bottom:0} th:first-child,td:first-child{text-align:left} td.best{background:var(--tint);
- font-weight:650;border-radius:4px} td.left,th.left{text-align:left} td.wrap{white-space:normal;text-align:left;color:var(--soft)} tr.missing td{color:var(--soft)}
-.dot{display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:8px} .above{color:var(--good)} .below{color:var(--bad);font-weight:600}
+ border-bottom:1px solid var(--line)} tr:last-child td{border-bottom:0} th:first-child,td:first-child{text-align:left}
+ td.best{background:var(--tint);
+ font-weight:650;border-radius:4px} td.left,th.left{text-align:left} td.wrap{white-space:normal;text-align:left;color:var(--soft)} tr.missing
+ td{color:var(--soft)}
+.dot{display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:8px} .above{color:var(--good)}
+ .below{color:var(--bad);font-weight:600}
 .strip .ref{stroke:var(--soft);stroke-dasharray:2 2} .strip{display:block} .charts{display:grid;grid-template-columns:1fr 1fr;gap:18px}
-.chart{width:100%;height:auto;font-size:11px} .chart text{fill:var(--soft)} .chart .grid{stroke:var(--line)} .chart polyline{fill:none;stroke-width:2}
+.chart{width:100%;height:auto;font-size:11px} .chart text{fill:var(--soft)} .chart .grid{stroke:var(--line)} .chart
+ polyline{fill:none;stroke-width:2}
 details{margin:14px 0} summary{cursor:pointer;color:var(--soft)} @media (max-width:900px){.charts{grid-template-columns:1fr}}
 """
+
+# %% ../../nbs/82_evaluation.report.ipynb #6144b4c5
 STYLE_GALLERY = """
-.tabs>input{position:absolute;opacity:0} .bar{display:flex;gap:6px;margin:10px 0;flex-wrap:wrap} .bar label{padding:5px 14px;border:1px solid var(--line);
+.tabs>input{position:absolute;opacity:0} .bar{display:flex;gap:6px;margin:10px 0;flex-wrap:wrap} .bar label{padding:5px 14px;border:1px solid
+ var(--line);
  border-radius:99px;cursor:pointer;font-size:13px;color:var(--soft);background:var(--card)} .pane{display:none}
-.person{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px 20px;margin:16px 0} .person h4{margin:0 0 2px;font-size:15px}
-.two{display:grid;grid-template-columns:1fr 1fr;gap:4px 36px} @media (max-width:1000px){.two{grid-template-columns:1fr}} .who{font-size:12.5px;font-weight:600;
- margin:12px 0 5px} .found{font-weight:400;color:var(--good)} .row{display:flex;gap:7px;overflow-x:auto;padding:2px} .tile{flex:0 0 78px;margin:0;width:78px}
+.person{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px 20px;margin:16px 0} .person h4{margin:0 0
+ 2px;font-size:15px}
+.two{display:grid;grid-template-columns:1fr 1fr;gap:4px 36px} @media (max-width:1000px){.two{grid-template-columns:1fr}}
+ .who{font-size:12.5px;font-weight:600;
+ margin:12px 0 5px} .found{font-weight:400;color:var(--good)} .row{display:flex;gap:7px;overflow-x:auto;padding:2px} .tile{flex:0 0
+ 78px;margin:0;width:78px}
 .pic{height:104px;border-radius:7px;background:#fff center/contain no-repeat;border:1px solid var(--line)} .txt{height:104px;border-radius:7px;
- border:1px solid var(--line);padding:7px;font-size:11px;line-height:1.3;overflow:hidden;background:linear-gradient(160deg,var(--tint),transparent);overflow-wrap:anywhere}
-.tile figcaption{font-size:10.5px;line-height:1.25;color:var(--soft);margin-top:3px;height:27px;overflow:hidden;overflow-wrap:anywhere} .hit .pic,.hit .txt{
- outline:3px solid var(--good);outline-offset:-1px} .hit{position:relative} .hit::after{content:"✓";position:absolute;top:-4px;right:-3px;width:18px;height:18px;
- border-radius:50%;background:var(--good);color:var(--card);font-size:12px;line-height:18px;text-align:center} .empty{font-size:12.5px;color:var(--soft);padding:8px 0}
+ border:1px solid var(--line);padding:7px;font-size:11px;line-height:1.3;overflow:hidden;
+background:linear-gradient(160deg,var(--tint),transparent);overflow-wrap:anywhere}
+.tile figcaption{font-size:10.5px;line-height:1.25;color:var(--soft);margin-top:3px;height:27px;overflow:hidden;overflow-wrap:anywhere} .hit
+ .pic,.hit .txt{
+ outline:3px solid var(--good);outline-offset:-1px} .hit{position:relative}
+ .hit::after{content:"✓";position:absolute;top:-4px;right:-3px;width:18px;height:18px;
+ border-radius:50%;background:var(--good);color:var(--card);font-size:12px;line-height:18px;text-align:center}
+ .empty{font-size:12.5px;color:var(--soft);padding:8px 0}
 @media print{.pane{display:block}}
 """
 STYLE_TABS = "".join(f".tabs>input:nth-of-type({n}):checked~.pane:nth-of-type({n + 1}){{display:block}}"
                      f".tabs>input:nth-of-type({n}):checked~.bar label:nth-child({n}){{color:var(--bg);background:var(--ink);border-color:var(--ink)}}"
                      f".tabs>input:nth-of-type({n}):focus-visible~.bar label:nth-child({n}){{outline:2px solid var(--good)}}" for n in range(1, 5))  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #26ae6b36
+# %% ../../nbs/82_evaluation.report.ipynb #b3434518
 TABLE = """
 <table><thead><tr><th>strategy</th><th class="left">MAP@12 with interval</th>
 {% for metric, k in columns %}<th>{{ names[metric] }}@{{ k }}</th>{% endfor %}<th>against popularity</th></tr></thead><tbody>
-{% for line in lines %}<tr{% if line.reason %} class="missing"{% endif %}><td><span class="dot" style="background:{{ line.colour }}"></span>{{ line.name }}</td>
+{% for line in lines %}<tr{% if line.reason %} class="missing"{% endif %}><td><span class="dot" style="background:{{ line.colour }}"></span>{{
+ line.name }}</td>
 {% if line.reason %}<td class="wrap" colspan="{{ columns|length + 2 }}">{{ line.reason }}</td>{% else %}<td class="left">{{ line.strip }}</td>
 {% for cell in line.cells %}<td{% if cell.best %} class="best"{% endif %}>{{ cell.text }}</td>{% endfor %}
 <td>{% if line.against %}<span class="{{ line.against.verdict }}" title="{{ line.against }}">{{ '%+.4f'|format(line.against.difference) }}</span>
-<small class="soft">[{{ '%+.4f'|format(line.against.lo) }}, {{ '%+.4f'|format(line.against.hi) }}]</small>{% endif %}</td>{% endif %}</tr>{% endfor %}
+<small class="soft">[{{ '%+.4f'|format(line.against.lo) }}, {{ '%+.4f'|format(line.against.hi) }}]</small>{% endif %}</td>{% endif %}</tr>{%
+ endfor %}
 </tbody></table>
 """
 COLD = """
-<table><thead><tr><th>strategy</th><th class="left">recall@12 with interval</th><th>recall@12</th><th>MAP@12</th><th>over chance</th><th>over newest of category</th>
+<table><thead><tr><th>strategy</th><th class="left">recall@12 with interval</th><th>recall@12</th><th>MAP@12</th><th>over chance</th><th>over
+ newest of category</th>
 </tr></thead><tbody>{% for line in lines %}<tr><td><span class="dot" style="background:{{ line.colour }}"></span>{{ line.name }}</td>
 <td class="left">{{ line.strip }}</td><td{% if line.best %} class="best"{% endif %}>{{ line.recall }}</td><td>{{ line.map }}</td>
 {% for other in line.over %}<td>{% if other %}<span class="{{ 'above' if other.lo > 0 else 'below' if other.hi < 0 else '' }}">
-{{ '%+.4f'|format(other.difference) }}</span> <small class="soft">[{{ '%+.4f'|format(other.lo) }}, {{ '%+.4f'|format(other.hi) }}]</small>{% endif %}</td>
+{{ '%+.4f'|format(other.difference) }}</span> <small class="soft">[{{ '%+.4f'|format(other.lo) }}, {{ '%+.4f'|format(other.hi) }}]</small>{%
+ endif %}</td>
 {% endfor %}</tr>{% endfor %}</tbody></table>
 """
 TILES = """
-{% macro tiles(items, prefix) %}{% if items %}<div class="row">{% for tile in items %}<figure class="tile{{ ' hit' if tile.hit }}" title="{{ tile.title }}">
-{% if tile.has_picture %}<div class="pic {{ prefix }}{{ tile.num }}" role="img" aria-label="{{ tile.title }}"></div><figcaption>{{ tile.title }}</figcaption>
+{% macro tiles(items, prefix) %}{% if items %}<div class="row">{% for tile in items %}<figure class="tile{{ ' hit' if tile.hit }}" title="{{
+ tile.title }}">
+{% if tile.has_picture %}<div class="pic {{ prefix }}{{ tile.num }}" role="img" aria-label="{{ tile.title }}"></div><figcaption>{{ tile.title
+ }}</figcaption>
 {% else %}<div class="txt">{{ tile.title }}</div><figcaption>{{ tile.detail }}</figcaption>{% endif %}</figure>{% endfor %}</div>
 {% else %}<div class="empty">nothing to recommend</div>{% endif %}{% endmacro %}
 """
 
-# %% ../../nbs/82_evaluation.report.ipynb #2f5eb29a
+# %% ../../nbs/82_evaluation.report.ipynb #b4509804
 SHOP = """
 {% import "tiles" as show %}<section id="{{ shop.name }}"><h2>{{ shop.name }}</h2>
 <ul class="facts">{% for name, value in shop.facts %}<li><b>{{ value }}</b><span>{{ name }}</span></li>{% endfor %}</ul>
 {% for sentence in shop.warnings %}<div class="warning" role="alert">{{ sentence }}</div>{% endfor %}
 <h3>What each strategy found</h3><div class="tabs">
-{% for pane in shop.panes %}<input type="radio" name="{{ shop.name }}-slice" id="{{ shop.name }}-{{ pane.name }}"{{ ' checked' if pane.first }}>{% endfor %}
+{% for pane in shop.panes %}<input type="radio" name="{{ shop.name }}-slice" id="{{ shop.name }}-{{ pane.name }}"{{ ' checked' if pane.first
+ }}>{% endfor %}
 <div class="bar">{% for pane in shop.panes %}<label for="{{ shop.name }}-{{ pane.name }}">{{ pane.label }}</label>{% endfor %}</div>
 {% for pane in shop.panes %}<div class="pane"><p class="soft"><small>{{ pane.about }}</small></p>
 <div class="panel-card">{{ pane.table }}</div></div>{% endfor %}</div>
 {% if shop.charts %}<h3>How much a longer list finds</h3><div class="charts">{% for chart in shop.charts %}
 <div class="panel-card"><small class="soft">{{ chart.label }}</small>{{ chart.svg }}</div>{% endfor %}</div>{% endif %}
-{% if shop.cold %}<h3>New items only</h3><p class="soft"><small>{{ shop.cold_about }}</small></p><div class="panel-card">{{ shop.cold }}</div>{% endif %}
-{% if shop.missing %}<h3>Not answered here</h3>{% for name, reason in shop.missing %}<div class="note"><b>{{ name }}</b>: {{ reason }}</div>{% endfor %}{% endif %}
+{% if shop.cold %}<h3>New items only</h3><p class="soft"><small>{{ shop.cold_about }}</small></p><div class="panel-card">{{ shop.cold }}</div>{%
+ endif %}
+{% if shop.missing %}<h3>Not answered here</h3>{% for name, reason in shop.missing %}<div class="note"><b>{{ name }}</b>: {{ reason }}</div>{%
+ endfor %}{% endif %}
 {% if shop.people %}<h3>Real people, real recommendations</h3>
 <p class="soft"><small>What they had, what they took after the cutoff, and the first {{ n_tiles }} of every strategy.
 A green ring marks an item they really took.</small></p>
 {% for person in shop.people %}<article class="person"><h4>{{ person.title }}</h4><small class="soft">{{ person.about }}</small>
 <div class="two"><div><div class="who">before, newest first</div>{{ show.tiles(person.before, shop.prefix) }}</div>
 <div><div class="who">what they took then</div>{{ show.tiles(person.after, shop.prefix) }}</div>
-{% for name, items, n_hits in person.lists %}<div><div class="who"><span class="dot" style="background:{{ colours.get(name, any_colour) }}"></span>{{ name }}
+{% for name, items, n_hits in person.lists %}<div><div class="who"><span class="dot" style="background:{{ colours.get(name, any_colour)
+ }}"></span>{{ name }}
 {% if n_hits %}<span class="found">{{ n_hits }} found</span>{% endif %}</div>{{ show.tiles(items, shop.prefix) }}</div>{% endfor %}
 </div></article>{% endfor %}{% endif %}</section>
 """
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head><body><main><h1>{{ title }}</h1>
-<p class="soft">Every strategy was asked the same: same users, same items, same k, same exclusions, same truth. Users without recommendations count 0;
+<p class="soft">Every strategy was asked the same: same users, same items, same k, same exclusions, same truth. Users without recommendations
+ count 0;
 no fallback is mixed into a strategy's own number. Intervals hold 95 % of 1,000 draws of users, paired between strategies.</p>
 <ul class="facts">{% for name, value in facts %}<li><b>{{ value }}</b><span>{{ name }}</span></li>{% endfor %}</ul>
 <nav>{% for name in shops %}<a href="#{{ name }}">{{ name }}</a>{% endfor %}<a href="#sheet">definitions</a></nav>
 {% for section in sections %}{{ section }}{% endfor %}
-<section id="sheet"><h2>Definitions</h2><div class="panel-card"><table><thead><tr><th>metric</th><th class="left">above the line</th><th class="left">below it</th>
-<th class="left">averaged over</th></tr></thead><tbody>{% for line in definitions %}<tr><td>{{ line.metric }}</td><td class="left">{{ line.formula }}</td>
+<section id="sheet"><h2>Definitions</h2><div class="panel-card"><table><thead><tr><th>metric</th><th class="left">above the line</th><th
+ class="left">below it</th>
+<th class="left">averaged over</th></tr></thead><tbody>{% for line in definitions %}<tr><td>{{ line.metric }}</td><td class="left">{{
+ line.formula }}</td>
 <td class="left">{{ line.denominator }}</td><td class="wrap">{{ line.averaged }}</td></tr>{% endfor %}</tbody></table></div>
 <p class="soft"><small>{{ ties }}</small></p></section></main></body></html>
 """
@@ -359,7 +400,7 @@ def render(template: str, **values: object) -> Markup:
     pages = Environment(loader=DictLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return Markup(pages.get_template(template).render(**values))
 
-# %% ../../nbs/82_evaluation.report.ipynb #e49e0778
+# %% ../../nbs/82_evaluation.report.ipynb #c3583e20
 COLUMNS = (("map", 12), ("recall", 12), ("recall", 100), ("ndcg", 12), ("mrr", 12), ("hit_rate", 12), ("user_coverage", 12), ("item_coverage", 12))
 LABELS = {"all": "all users", "warm": "warm users", "cold_users": "strangers", "cold_items": "new items"}
 ABOUT = {
@@ -397,12 +438,13 @@ def slice_table(rows: Sequence[dict], part: str, comparisons: Sequence[Compariso
     lines = []
     for row in headline:
         found = [find_row(rows, row["strategy"], metric, k, part) for metric, k in COLUMNS]
-        cells = [Cell(shown(each["value"], each["metric"]), each["value"] is not None and each["value"] == best) for each, best in zip(found, tops, strict=True)]
+        cells = [Cell(shown(each["value"], each["metric"]), each["value"] is not None and each["value"] == best)
+                 for each, best in zip(found, tops, strict=True)]  # fmt: skip
         colour, strip = COLOURS.get(row["strategy"], ANY_COLOUR), interval_svg(row, top, reference)
         lines.append(Line(row["strategy"], colour, row["reason"], strip, cells, against.get(row["strategy"])))
     return render("table", columns=COLUMNS, names=NAMES, lines=lines)
 
-# %% ../../nbs/82_evaluation.report.ipynb #97dadf78
+# %% ../../nbs/82_evaluation.report.ipynb #71040fbc
 def cold_table(cold: ColdRanking) -> Markup:
     "New items only, as html."
     found = [row for row in cold.rows if (row["metric"], row["k"]) == ("recall", 12)]
@@ -411,8 +453,9 @@ def cold_table(cold: ColdRanking) -> Markup:
     lines = []
     for row in sorted(found, key=lambda row: (-row["value"], row["strategy"])):
         name, value = row["strategy"], find_row(cold.rows, row["strategy"], "map", 12, "cold_ranking")["value"]
-        lines.append({"name": name, "colour": COLOURS.get(name, ANY_COLOUR), "strip": interval_svg(row, top), "recall": shown(row["value"]), "map": shown(value),
-                      "best": row["value"] == best, "over": [over.get((name, "random")), over.get((name, "newest_of_category"))]})  # fmt: skip
+        lines.append({"name": name, "colour": COLOURS.get(name, ANY_COLOUR), "strip": interval_svg(row, top),
+                      "recall": shown(row["value"]), "map": shown(value), "best": row["value"] == best,
+                      "over": [over.get((name, other)) for other in COLD_BASELINES]})  # fmt: skip
     return render("cold", lines=lines)
 
 # %% ../../nbs/82_evaluation.report.ipynb #da340c25
@@ -458,7 +501,7 @@ class ShopReport:
             {"title": f"user {one.user_id}", "about": f"{one.how}; {one.n_before:,} events before", "before": one.before, "after": one.after,
              "lists": [(name, tiles, sum(tile.hit for tile in tiles)) for name, tiles in one.lists]} for one in self.gallery.examples]  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #d92b46f0
+# %% ../../nbs/82_evaluation.report.ipynb #b51fbffb
 @dataclass(frozen=True)
 class Report:
     "All shops of a run on one page."
@@ -479,7 +522,7 @@ class Report:
         return f"Report {self.title}: " + "; ".join(f"{shop.name}, {len(strategies_in(shop.rows))} strategies" for shop in self.shops)
 
     def _repr_html_(self) -> str:
-        tables = "".join(f"<h3>{Markup.escape(shop.name)}</h3>{slice_table(shop.rows, 'all', shop.comparisons)}" for shop in self.shops)
+        tables = "".join(f"<h3>{escape(shop.name)}</h3>{slice_table(shop.rows, 'all', shop.comparisons)}" for shop in self.shops)
         return f"<style>{STYLE}</style>{tables}"
 
 
@@ -492,5 +535,5 @@ def shop_facts(judgement: Judgement, interactions: Interactions, repeat: str, en
     judged = [("judged on", f"{day(interactions.at)} … {day(end_at - 1)}")] if timed and end_at and end_at > interactions.at else []
     return [("learned from", window), *judged, ("events before the cutoff", f"{interactions.n_events:,}"),
             ("users before", f"{interactions.n_users:,}"), ("items", f"{interactions.n_items:,}"),
-            ("may be recommended", f"{judgement.protocol.allowed.sum():,}"), ("users judged", f"{n_users['all']:,}"), ("of them warm", f"{n_users['warm']:,}"),
-            ("already bought", repeat)]  # fmt: skip
+            ("may be recommended", f"{judgement.protocol.allowed.sum():,}"), ("users judged", f"{n_users['all']:,}"),
+            ("of them warm", f"{n_users['warm']:,}"), ("already bought", repeat)]  # fmt: skip

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['PopularityScorer']
 
-# %% ../../nbs/61_scorers.popularity.ipynb #00fed2be
+# %% ../../nbs/61_scorers.popularity.ipynb #2cb09b3f
 from typing import Self
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions, Queries
-from .base import Scorer
+from .base import Scorer, TopK, best
 
-# %% ../../nbs/61_scorers.popularity.ipynb #61775925
+# %% ../../nbs/61_scorers.popularity.ipynb #ab147644
 class PopularityScorer(Scorer):
     "The same for everybody: how much an item sold lately. An item never sold is NaN."
 
@@ -36,3 +37,15 @@ class PopularityScorer(Scorer):
 
     def columns(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
         return np.tile(self.sold[nums], (len(queries), 1))
+
+    def top_k(self, queries: Queries, k: int, allowed: np.ndarray | None = None, exclude: csr_array | None = None) -> TopK:
+        "One list for all, as long as the longest exclusion makes necessary."
+        self._check(queries)
+        spare = 0 if exclude is None else int(np.diff(exclude.indptr).max(initial=0))
+        sold = self.sold if allowed is None else np.where(allowed, self.sold, np.float32(np.nan))
+        listed = best(sold[None], min(k + spare, len(sold))).nums[0]
+        listed = listed[listed >= 0]
+        scores = np.tile(self.sold[listed], (len(queries), 1))
+        if exclude is not None:
+            scores[exclude[:, listed].nonzero()] = np.nan
+        return best(scores, k, listed)

@@ -29,7 +29,7 @@ def faded(
     folded.sum_duplicates()
     return folded
 
-# %% ../../nbs/62_scorers.repurchase.ipynb #1b6bfc35
+# %% ../../nbs/62_scorers.repurchase.ipynb #3cc95ca1
 class SparseScorer(Scorer):
     "A scorer that speaks about few items of each query; about all others it cannot say."
 
@@ -69,14 +69,27 @@ def best_stored(scores: csr_array, k: int, allowed: np.ndarray | None = None, ex
     if exclude is not None:
         taken = exclude.tocoo()
         keep &= ~np.isin(rows * width + nums, taken.row.astype(np.int64) * width + taken.col)
+    keep[keep] &= values[keep] >= _least_of_best(rows[keep], values[keep], n, k)[rows[keep]]
     rows, nums, values = rows[keep], nums[keep], values[keep]
     order = np.lexsort((nums, -values, rows))
     rows, nums, values = rows[order], nums[order], values[order]
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # position within its row
+    place = np.arange(len(rows)) - np.searchsorted(rows, np.arange(n))[rows]  # position within its row
     top = TopK(np.full((n, k), -1, dtype=np.int64), np.full((n, k), np.nan, dtype=np.float32))
     short = place < k
     top.nums[rows[short], place[short]], top.scores[rows[short], place[short]] = nums[short], values[short]
     return top
+
+
+def _least_of_best(rows: np.ndarray, values: np.ndarray, n: int, k: int) -> np.ndarray:
+    "(n,) the k-th largest value of each row, 0 where there are fewer: what lies below need not be sorted."
+    lengths = np.bincount(rows, minlength=n)
+    width = lengths.max(initial=0)
+    if width <= k:
+        return np.zeros(n, dtype=values.dtype)
+    table = np.zeros((n, width), dtype=values.dtype)
+    table[rows, np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = values
+    table.partition(width - k, axis=1)
+    return table[:, width - k]
 
 # %% ../../nbs/62_scorers.repurchase.ipynb #8229c866
 class RepurchaseScorer(SparseScorer):

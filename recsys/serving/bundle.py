@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'STEPS', 'LEFT_OUT', 'SHOWN', 'PACKAGES', 'MAX_ID', 'SHELF'
            'write_bundle', 'find_bundle', 'read_about', 'check_files', 'RawIds', 'Shop', 'Bundle', 'image_root',
            'load_shop', 'load_bundle']
 
-# %% ../../nbs/90_serving.bundle.ipynb #e54e0f24
+# %% ../../nbs/90_serving.bundle.ipynb #b144740f
 import fnmatch
 import json
 import os
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from ..data.catalog import Catalog, as_of
 from ..data.interactions import Interactions, load_interactions
@@ -119,7 +120,7 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, object]]) -> None
         if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
             raise ArtifactError(f"{name} of the bundle was altered: expected sha256 {str(expected['sha256'])[:12]}; delete the bundle and make it again")
 
-# %% ../../nbs/90_serving.bundle.ipynb #b44d0a7b
+# %% ../../nbs/90_serving.bundle.ipynb #423829f8
 MAX_ID = 2**63 - 1
 
 
@@ -127,8 +128,8 @@ class RawIds:
     "What a shop calls its users or items, and our ids for them."
 
     def __init__(self, ids: np.ndarray, raw: Sequence[str]) -> None:
-        self.ids, self.raw = np.asarray(ids, dtype=np.int64), pd.Series(raw, dtype="str")
-        hashes = pd.util.hash_array(self.raw.to_numpy(dtype=object), categorize=False)
+        self.ids, self.raw = np.asarray(ids, dtype=np.int64), pa.array(raw, pa.string())
+        hashes = pd.util.hash_array(self.raw.to_numpy(zero_copy_only=False), categorize=False)
         self._by_hash = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._by_hash]
         self._by_id = np.argsort(self.ids, kind="stable")
@@ -142,7 +143,7 @@ class RawIds:
             return None
         wanted = pd.util.hash_array(np.array([text], dtype=object), categorize=False)[0]
         first, last = np.searchsorted(self._hashes, wanted, "left"), np.searchsorted(self._hashes, wanted, "right")
-        return next((int(self.ids[row]) for row in self._by_hash[first:last] if self.raw.iloc[row] == text), None)
+        return next((int(self.ids[row]) for row in self._by_hash[first:last] if self.raw[row].as_py() == text), None)
 
     def by_number(self, text: str) -> int | None:
         "The number a text writes, whether or not somebody has it: no sign, no lost zeros."
@@ -152,7 +153,7 @@ class RawIds:
         "The raw name of an id."
         place = np.searchsorted(self.ids, id, sorter=self._by_id)
         row = self._by_id[place] if place < len(self.ids) else -1
-        return str(self.raw.iloc[row]) if row >= 0 and self.ids[row] == id else None
+        return self.raw[row].as_py() if row >= 0 and self.ids[row] == id else None
 
 # %% ../../nbs/90_serving.bundle.ipynb #2485ae66
 SHELF = ("item_id", "raw_id", "text", "category", "price", "image", "attributes")

@@ -208,7 +208,7 @@ def describe_person(shop: Shop, num: int, shown: int = 4) -> Person:
     pictured = sorted(cards, key=lambda card: not card.has_image)  # stable: the newest first
     return Person(user_id, shop.users.name(user_id) or str(user_id), shop.dataset, len(past.item_nums), taste, pictured[:shown])
 
-# %% ../../nbs/91_serving.engine.ipynb #f6bf8b4e
+# %% ../../nbs/91_serving.engine.ipynb #4e9a2804
 SIMILAR_BY = ("content", "item_knn", "als", "two_tower")  # who is asked what is like an item, the next where one has nothing to say
 
 
@@ -288,8 +288,9 @@ class Engine:
             raise StrategyError(f"expected a strategy among {', '.join(shop.scorers)} for {shop.dataset}, got {strategy[:50]!r}")
         queries = shop.interactions.resolve([query])
         recs = shop.recommender.recommend(queries, strategy, k)[0]
-        nums = shop.catalog.items.nums(recs.item_ids)
-        notes = [{"score": float(score), "why": why} for score, why in zip(recs.scores, reasons(shop, queries, nums), strict=True)]
+        kept = np.isfinite(np.asarray(recs.scores, dtype=np.float64))
+        nums, scores = shop.catalog.items.nums(np.asarray(recs.item_ids)[kept]), np.asarray(recs.scores)[kept].tolist()
+        notes = [{"score": score, "why": why} for score, why in zip(scores, reasons(shop, queries, nums), strict=True)]
         known = bool(queries.has_history[0])
         return Reply(shop.dataset, query.user_id, known, strategy, recs.strategy, recs.reason, make_cards(shop, nums, notes), self.bundle.version)
 

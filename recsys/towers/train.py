@@ -33,7 +33,7 @@ from ..errors import ArtifactError, MissingFileError, StrategyError, VectorsErro
 from .model import HISTORY, Past, TowerConfig, Towers, full_softmax, sampled_softmax
 from .pairs import MAX_PAIRS, Attributes, TowerShop, batches, block, earlier, epoch_rows, period_of, period_starts
 
-# %% ../../nbs/52_towers.train.ipynb #665c6d03
+# %% ../../nbs/52_towers.train.ipynb #3feb60dc
 def bf16_is_faster(size: int = 512, rounds: int = 8) -> bool:
     "Whether this processor multiplies bf16 matrices clearly faster than fp32 ones."
     seconds = {}
@@ -48,10 +48,10 @@ def bf16_is_faster(size: int = 512, rounds: int = 8) -> bool:
 
 
 @contextmanager
-def same_every_time(seed: int, threads: int = 2) -> Iterator[None]:
-    "Seeded, with a fixed number of threads: sums run in one order. What was set before comes back."
+def same_every_time(seed: int) -> Iterator[None]:
+    "Seeded, and with one thread: sums run in one order. What was set before comes back."
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # these matrices are small; on a busy machine two threads mostly wait for each other
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -1,0 +1,180 @@
+"""The service: whatever is asked, the answer is typed; a mistake of the caller is a 4xx, a missing bundle a 503, and nothing is a 500."""
+
+import json
+import subprocess
+import sys
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+
+import serving_shop as made
+from recsys.api.main import Answer, Desk, ItemDetail, Problem, Ready, create_app
+from recsys.pipeline.bundle import bundle
+from recsys.serving.engine import open_engine
+
+USER, ITEM = made.customer(1), made.article(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    bundle(made.make_artifacts(tmp_path_factory.mktemp("artifacts")), path := tmp_path_factory.mktemp("bundle"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(folder):
+    with TestClient(create_app(bundle=folder), raise_server_exceptions=False) as client:
+        yield client
+
+
+def refused(reply, *statuses):
+    assert reply.status_code in (statuses or (404, 422)), (reply.status_code, reply.text[:300])
+    return Problem.model_validate_json(reply.content)
+
+
+def answered(reply):
+    assert reply.status_code == 200, reply.text[:300]
+    answer = Answer.model_validate_json(reply.content)
+    assert len({item.item_id for item in answer.items}) == len(answer.items)
+    return answer
+
+
+def test_it_is_live_and_ready(client):
+    assert client.get("/health/live").json() == {"status": "live"}
+    ready = Ready.model_validate_json(client.get("/health/ready").content)
+    assert ready.datasets["wear"]["popularity"] is None and ready.datasets["parts"]["content"]
+
+
+def test_the_runbook_s_questions(client):
+    for strategy in ("content", "collab", "hybrid", "popularity", "item_knn", "repurchase", "two_tower", "als_tower", "hybrid_generalizable"):
+        answer = answered(client.get(f"/recommend/user/{USER}?top_k=7&strategy={strategy}"))
+        assert len(answer.items) == 7 or answer.reason
+        assert answer.answered_by == answer.strategy or answer.reason
+    assert answered(client.get(f"/recommend/user/{USER}?strategy=collab")).strategy == "als"
+
+
+def test_whose_id(client):
+    assert answered(client.get(f"/recommend/user/{made.customer_id(1)}")).items == answered(client.get(f"/recommend/user/{USER}")).items
+    assert answered(client.get("/recommend/user/7")).dataset == "parts"
+    assert answered(client.get("/recommend/user/7?dataset=wear")).known is False
+    refused(client.get("/recommend/user/7?dataset=nowhere"), 404)
+
+
+def test_a_stranger(client):
+    answer = answered(client.get("/recommend/user/nobody?strategy=als"))
+    assert (answer.known, answer.answered_by, len(answer.items)) == (False, "popularity", 10) and answer.reason
+
+
+def test_a_history(client):
+    ask = {"history": [{"item_id": ITEM, "event": "purchase", "ts": made.AT - 1}, {"item_id": made.item_id(2)}, made.item_id(3)], "top_k": 5, "strategy": "content"}
+    assert answered(client.post("/recommend", json=ask)).answered_by == "content"
+    assert answered(client.post("/recommend", json={"history": []})).answered_by == "popularity"
+    assert "unknown here" in answered(client.post("/recommend", json={"history": ["no such thing", ITEM]})).reason
+
+
+def test_items_pictures_and_what_is_alike(client):
+    item = ItemDetail.model_validate_json(client.get(f"/items/{ITEM}").content)
+    assert item.raw_id == ITEM and item.image and item.text
+    picture = client.get(item.image + "?size=240")
+    assert picture.status_code == 200 and picture.headers["content-type"] == "image/jpeg" and picture.content[:2] == b"\xff\xd8"
+    assert len(answered(client.get(f"/similar/{ITEM}?top_k=3")).items) == 3
+
+
+@pytest.mark.parametrize("num", [4, 5, 6, 8], ids=["none", "broken", "outside the folder", "gone"])
+def test_a_picture_that_cannot_be_shown(client, num):
+    assert refused(client.get(f"/images/{made.article(num)}"), 404).error == "no_image"
+
+
+ODD = ["", " ", "\x00", "a\x00b", "x" * 10_000, "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "' OR 1=1 --", "\ud800", "\u202e", "😀" * 50,
+       "-1", "0", "1e9", "1.5", "NaN", "Infinity", "true", "null", "9" * 30, str(2**63), "<script>alert(1)</script>", "%00", "%", "%zz", "\r\nX: y"]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_odd_ids(client, odd):
+    for path in ("/recommend/user/{}", "/similar/{}", "/items/{}", "/images/{}"):
+        reply = client.get(path.format(quote(odd, safe="", errors="surrogatepass")))
+        assert reply.status_code in (200, 404, 422), reply.text[:200]
+        answered(reply) if reply.status_code == 200 else refused(reply)
+    for ask in ({"history": [odd]}, {"history": [], "user_id": odd}, {"history": [], "dataset": odd}, {"history": [], "strategy": odd}):
+        reply = client.post("/recommend", content=json.dumps(ask), headers={"content-type": "application/json"})
+        answered(reply) if reply.status_code == 200 else refused(reply)
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "1000000000", "1.5", "ten", "true", "", "1e1", "NaN", "9" * 5000])
+def test_odd_k(client, k):
+    for path in (f"/recommend/user/{USER}", f"/similar/{ITEM}"):
+        refused(client.get(path, params={"top_k": k}), 422)
+
+
+@pytest.mark.parametrize("query", ["topk=3", "strategy=magic", "strategy=", "top_k=3&extra=1"])
+def test_odd_queries(client, query):
+    refused(client.get(f"/recommend/user/{USER}?{query}"), 422)
+
+
+BODIES = [b"", b"{", b"null", b"[]", b"7", b'"x"', b"\xff\xfe", b'{"history": null}', b'{"history": [true]}', b'{"history": [1.5]}', b'{"history": [NaN]}',
+          b'{"history": [1e999]}', b'{"history": [-5]}', b'{"history": [{"item_id": 1, "event": "stolen"}]}', b'{"history": [{"item_id": 1, "ts": -1}]}',
+          b'{"history": [{"item_id": 1, "ts": 99999999999999999}]}', b'{"history": [], "top_k": true}', b'{"history": [], "top_k": "7"}',
+          b'{"history": [], "top_k": 0}', b'{"history": [], "top_k": NaN}', b'{"history": [], "more": 1}', b'{"history": ["\\ud800"]}',
+          b"[" * 100_000, b'{"a":' * 20_000, b'{"history": [' + b"1," * 600 + b"1]}", b'{"history": [9223372036854775808]}']  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
+def test_odd_bodies(client, body):
+    refused(client.post("/recommend", content=body, headers={"content-type": "application/json"}), 400, 422)
+
+
+def test_duplicate_keys_wrong_types_and_sizes(client):
+    assert answered(client.post("/recommend", content=b'{"top_k": 3, "top_k": 4, "history": []}', headers={"content-type": "application/json"}))
+    refused(client.post("/recommend", content=b"history=1", headers={"content-type": "application/x-www-form-urlencoded"}), 415, 422)
+    big = b'{"history": ["' + b"x" * 400_000 + b'"]}'
+    refused(client.post("/recommend", content=big, headers={"content-type": "application/json"}), 413)
+    refused(client.post("/recommend", content=(big[i : i + 1000] for i in range(0, len(big), 1000)), headers={"content-type": "application/json"}), 413)
+
+
+def test_other_doors(client):
+    refused(client.get("/nothing"), 404)
+    refused(client.get("/images/../../etc/passwd"), 404)
+    refused(client.get("/images/%2e%2e/%2e%2e/etc/passwd"), 404)
+    refused(client.delete("/recommend"), 405)
+    assert client.get("/").status_code == 200 and "/recommend/user/{id}" in client.get("/docs").text
+    assert "http" not in client.get("/docs").text.replace("over HTTP", ""), "the page asks nobody else"
+
+
+def test_hostile_titles_are_data(client):
+    answer = answered(client.get(f"/recommend/user/{USER}?top_k=60&strategy=popularity"))
+    assert made.HOSTILE in [item.title for item in answer.items]
+
+
+def test_a_nan_score_never_leaves(folder):
+    engine = open_engine(folder)
+    popular = engine.shop("wear").scorers["popularity"]
+    honest = popular.columns
+    popular.columns = lambda queries, nums: honest(queries, nums) * float("nan")
+    with TestClient(create_app(engine), raise_server_exceptions=False) as client:
+        assert answered(client.get("/recommend/user/nobody?strategy=popularity")).items == []
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "corrupt"])
+def test_no_bundle(tmp_path, folder, how):
+    if how != "missing":
+        (tmp_path / "bundle.json").write_text("{" if how == "corrupt" else '{"format": 1, "datasets": {}, "files": {}}')
+    with TestClient(create_app(bundle=tmp_path), raise_server_exceptions=False) as client:
+        assert client.get("/health/live").status_code == 200
+        assert "bundle" in refused(client.get("/health/ready"), 503).message
+        for path in (f"/recommend/user/{USER}", f"/items/{ITEM}", f"/similar/{ITEM}", f"/images/{ITEM}"):
+            assert "retry-after" in client.get(path).headers
+            refused(client.get(path), 503)
+
+
+def test_too_many_at_once_hear_so(client):
+    desk = Desk()
+    desk.most = 0  # full
+    reply = TestClient(create_app(client.app.state.engine, desk=desk)).get(f"/recommend/user/{USER}")
+    assert refused(reply, 503).error == "busy" and reply.headers["retry-after"]
+
+
+def test_importing_the_service_is_light():
+    heavy = ("torch", "faiss", "pyspark", "open_clip", "gradio")
+    check = f"import sys, recsys.api.main; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"

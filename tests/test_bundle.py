@@ -1,0 +1,158 @@
+"""The bundle: what is in it answers like the models themselves; what is damaged is refused by name."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import serving_shop as made
+from recsys.errors import ArtifactError, MissingFileError, RecsysError, StrategyError, UnknownIdError
+from recsys.pipeline.bundle import bundle
+from recsys.scorers.base import Missing
+from recsys.serving.bundle import find_bundle, load_bundle
+from recsys.serving.engine import Engine, Event, open_engine
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return made.make_artifacts(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="module")
+def folder(inputs, tmp_path_factory):
+    bundle(inputs, path := tmp_path_factory.mktemp("bundle"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    return Engine(load_bundle(folder))
+
+
+def test_it_stands_alone(inputs, folder, tmp_path):
+    "A copy elsewhere answers alike, and no file of it is a link out of it."
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert not [path for path in copy.rglob("*") if path.is_symlink()]
+    one, two = Engine(load_bundle(folder)), Engine(load_bundle(copy))
+    assert one.recommend(made.customer(1)).items == two.recommend(made.customer(1)).items
+    assert one.bundle.version == two.bundle.version
+
+
+def test_it_says_what_is_inside(folder):
+    about = json.loads((folder / "bundle.json").read_text())
+    assert about["format"] == 1 and set(about["datasets"]) == {"wear", "parts"} and about["versions"]["numpy"]
+    assert about["datasets"]["parts"]["strategies"]["content"], "a strategy without its inputs has a reason"
+    assert about["datasets"]["wear"]["n_users"] == made.N_USERS and about["datasets"]["wear"]["cutoff"]["test_at"] == made.AT
+
+
+def test_same_inputs_same_version(inputs, folder, tmp_path):
+    assert bundle(inputs, tmp_path)["version"] == json.loads((folder / "bundle.json").read_text())["version"]
+
+
+@pytest.mark.parametrize("strategy", ["popularity", "repurchase", "item_knn", "content", "hybrid"])
+def test_the_engine_gives_the_lists_of_the_evaluation(engine, strategy):
+    "Asked one by one, each user gets what the strategy gives when it is asked for all at once."
+    shop = engine.shop("wear")
+    if isinstance(shop.scorers[strategy], Missing):
+        pytest.skip(shop.scorers[strategy].reason)
+    users = shop.interactions.users.ids
+    top = shop.scorers[strategy].top_k(shop.interactions.queries(users), 10, shop.recommender.allowed)
+    for user, nums in zip(users.tolist(), top.nums, strict=True):
+        reply = engine.recommend(user, strategy=strategy, k=10, dataset="wear")
+        expected = shop.catalog.items.ids[nums[nums >= 0]].tolist()
+        assert [card.item_id for card in reply.items][: len(expected)] == expected
+
+
+def test_more_items_do_not_change_the_first(engine):
+    few, many = (engine.recommend(made.customer(2), k=k).items for k in (5, 20))
+    assert [(c.item_id, c.score) for c in few] == [(c.item_id, c.score) for c in many[:5]]
+
+
+def test_ids_as_the_world_writes_them(engine):
+    by_name, by_number = engine.recommend(made.customer(4)), engine.recommend(made.customer_id(4))
+    assert by_name.known and by_name.items == by_number.items and by_name.user_id == made.customer_id(4)
+    assert engine.item(made.article(2)) == engine.item(made.item_id(2)) == engine.item(str(made.item_id(2)))
+    assert engine.recommend(7).dataset == "parts" and engine.item(501).dataset == "parts"
+    with pytest.raises(UnknownIdError, match="no item '108775002'"):
+        engine.item("108775002")  # its zero was lost
+
+
+def test_a_stranger_gets_what_is_popular_and_hears_it(engine):
+    reply = engine.recommend("nobody", k=5)
+    assert not reply.known and reply.answered_by == "popularity" and reply.reason and len(reply.items) == 5
+
+
+def test_a_visitor_is_what_they_did(engine):
+    reply = engine.recommend(history=[made.article(1)], strategy="content", k=5)
+    assert reply.answered_by == "content" and all("navy" in c.title.lower() or "shirt" in c.title.lower() for c in reply.items[:3])
+    today = engine.recommend(history=[Event(made.article(1), "purchase", made.AT + 10**11)], strategy="content", k=5)
+    assert [c.item_id for c in today.items] == [c.item_id for c in reply.items], "years after the cutoff a click is still a click"
+    odd = engine.recommend(history=["nothing", made.article(1)], k=3)
+    assert "1 of 2 items" in odd.reason
+
+
+def test_similar_items(engine):
+    reply = engine.similar(made.article(10), 4)
+    assert reply.answered_by == "content" and made.item_id(10) not in [c.item_id for c in reply.items]
+    assert reply.items[0].item_id == made.item_id(40)  # same kind, same colour
+    assert len(engine.similar(made.article(10), 500).items) < 500 and engine.similar(made.article(10), 500).reason
+
+
+def test_no_reply_holds_padding(engine):
+    for k in (1, 59, 60, 61, 1000):
+        for strategy in ("hybrid", "repurchase", "popularity", "content"):
+            reply = engine.recommend(made.customer(1), strategy=strategy, k=k)
+            ids, scores = [c.item_id for c in reply.items], [c.score for c in reply.items]
+            assert len(set(ids)) == len(ids) <= k and all(np.isfinite(scores)) and (len(ids) == k or reply.reason)
+
+
+def test_unknown_names_are_refused(engine):
+    with pytest.raises(StrategyError, match="wear, parts"):
+        engine.recommend(1, dataset="nowhere")
+    with pytest.raises(StrategyError, match="popularity"):
+        engine.recommend(1, strategy="magic")
+
+
+def test_examples_are_the_same_every_time(engine):
+    first, again = engine.users("wear", 6), engine.users("wear", 6)
+    assert first == again and len({p.user_id for p in first}) == 6 and all(p.taste for p in first)
+    assert engine.history(first[0].raw_id)[0].ts >= engine.history(first[0].raw_id)[-1].ts
+
+
+def test_found_by_folder_link_or_text(folder, tmp_path):
+    (link := tmp_path / "current").symlink_to(folder)
+    (text := tmp_path / "current.txt").write_text(f"{folder}\n")
+    assert find_bundle(folder) == find_bundle(link) == find_bundle(text)
+    with pytest.raises(MissingFileError, match="RECSYS_BUNDLE"):
+        open_engine(tmp_path / "nothing")
+
+
+def _flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.unlink()  # it may be linked to another
+    path.write_bytes(raw)
+
+
+def _cut(path):
+    raw = path.read_bytes()
+    path.unlink()
+    path.write_bytes(raw[: len(raw) // 2])
+
+
+@pytest.mark.parametrize("damage", [_flip, _cut, lambda path: path.unlink()], ids=["flip", "cut", "remove"])
+@pytest.mark.parametrize("name", ["interactions/histories_wear.safetensors", "split/items_wear.parquet", "faiss/item_vectors_wear.safetensors",
+                                  "events/users.parquet", "hybrid/weights.json"])  # fmt: skip
+def test_damage_is_refused_by_name(folder, tmp_path, damage, name):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    damage(copy / name)
+    with pytest.raises(ArtifactError, match=name):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 99}', '{"format": 1, "datasets": {}, "files": {}}', '{"format": 1, "datasets": [], "files": {}}'])
+def test_a_broken_record_is_refused(tmp_path, text):
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(RecsysError):
+        load_bundle(tmp_path)
