@@ -14,7 +14,7 @@ from recsys.errors import RecsysError
 from recsys.serving.engine import Card, Engine, Event, Person, Reply
 
 ASSETS = Path(__file__).parent / "assets"
-N_ITEMS, N_SIMILAR, N_HISTORY, N_PEOPLE = 12, 6, 24, 9
+N_ITEMS, N_SIMILAR, N_HISTORY, N_PEOPLE = 15, 12, 24, 9
 MOST_PICKS = 30  # things a new visitor can pick
 
 STRATEGIES = {
@@ -23,13 +23,12 @@ STRATEGIES = {
     "hybrid_generalizable": ("Hybrid for newcomers", "Only from pictures, texts and behaviour: works for people and products nobody has seen before."),
     "content": ("Looks alike", "Pictures and descriptions close to what is in the history."),
     "als": ("Shared taste", "Collaborative filtering (ALS): what people with similar histories chose."),
-    "item_knn": ("Bought together", "What others bought along with the things in the history."),
+    "item_knn": ("Chosen together", "What others chose along with the things in the history."),
     "two_tower": ("Network on content", "A two-tower neural network that reads the history's pictures and texts."),
     "als_tower": ("Network on taste", "A two-tower neural network on top of collaborative filtering."),
     "repurchase": ("Buy again", "What this person chose before, the recent and the frequent first."),
     "popularity": ("Bestsellers", "What sold most in the last week: the same for everyone."),
 }
-SHOP_WORDS = {"view": "viewed", "cart": "in the cart", "purchase": "bought"}
 
 
 @dataclass(frozen=True)
@@ -63,18 +62,18 @@ def picture(card: Card, size: int = 480) -> str:
 def product(card: Card, rank: int | None = None) -> str:
     "An item in a grid."
     number = f'<b class="rank">{rank}</b>' if rank else ""
-    line = " · ".join(filter(None, [next(iter(card.facets.values()), ""), leaf(card)]))
+    line = " · ".join(filter(None, [card.facets.get("colour", ""), leaf(card)]))
     price = f'<span class="price">{card.price:,.2f}</span>' if card.price is not None and card.price >= 1 else ""
     score = f'<span class="score" title="score of the strategy">{card.score:.2f}</span>' if card.score is not None else ""
     why = f'<p class="why">{safe(card.why)}</p>' if card.why else ""
     return (f'<article class="product" data-item="{card.item_id}" tabindex="0" role="button">{number}{picture(card)}'
-            f'<h4>{safe(card.title)}</h4><p class="facts">{safe(line)}</p>{why}<footer>{price}{score}</footer></article>')  # fmt: skip
+            f'<h4>{safe(card.title)}</h4><p class="facts">{safe(line)}{score}</p>{why}{price}</article>')  # fmt: skip
 
 
 def small(card: Card) -> str:
     "An item in a history."
     when = datetime.fromtimestamp(card.ts / 1000, UTC).strftime("%-d %b %Y") if card.ts and card.ts > 10**10 else ""
-    note = " ".join(filter(None, [SHOP_WORDS.get(card.event or "", ""), when]))
+    note = " ".join(filter(None, [card.why, when]))
     return (f'<article class="small" data-item="{card.item_id}" tabindex="0" role="button">{picture(card, 240)}'
             f'<div><h4>{safe(card.title)}</h4><p class="facts">{safe(note)}</p></div></article>')  # fmt: skip
 
@@ -215,7 +214,7 @@ def build(engine: Engine) -> gr.Blocks:
         with gr.Row(elem_id="top"):
             gr.HTML('<h1>Recommendations</h1><p>Pick somebody, choose how to recommend, open anything.</p>', apply_default_css=False, elem_id="brand")
             shop = gr.Radio(titles, value=start.dataset, show_label=False, container=False, elem_id="shop", elem_classes="pills", visible=len(titles) > 1)
-            search = gr.Textbox(placeholder="Find a customer by id", show_label=False, container=False, elem_id="search", max_length=128, scale=0, min_width=240)
+            search = gr.Textbox(placeholder="Find a customer by id", show_label=False, container=False, elem_id="search", max_length=128, scale=0)
         people = page("people")
         strategy = gr.Radio(choices(engine, start.dataset), value=start.strategy, show_label=False, container=False, elem_id="strategy", elem_classes="pills")
         explain = gr.HTML("", elem_id="explain", apply_default_css=False)
@@ -264,10 +263,14 @@ THEME = gr.themes.Base(font=[FONT, "system-ui", "sans-serif"], primary_hue="ston
 )
 
 
+ICON = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><circle cx='8' cy='8' r='7' fill='%233d6b52'/></svg>"
+
+
 def mount(app, engine: Engine, path: str = "/demo") -> None:
     "Put the page into a FastAPI app."
     css = (ASSETS / "demo.css").read_text(encoding="utf-8")
-    gr.mount_gradio_app(app, build(engine), path=path, theme=THEME, css=css, footer_links=[], ssr_mode=False, show_error=True, max_file_size="1kb")
+    looks = {"theme": THEME, "css": css, "head": f'<link rel="icon" href="{ICON}">', "footer_links": []}
+    gr.mount_gradio_app(app, build(engine), path=path, **looks, ssr_mode=False, show_error=True, max_file_size="1kb")
 
 
 def main(host: str = "127.0.0.1", port: int = 7860, bundle: str | None = None) -> None:

@@ -112,7 +112,7 @@ def _draw_where_absent(settings) -> None:
     os.chmod(unfinished, 0o755)
     os.replace(unfinished, settings.sample_dir)
 
-# %% ../nbs/95_cli.ipynb #fc266ae5
+# %% ../nbs/95_cli.ipynb #ad14e0ca
 class _Progress:
     "One line for each step."
 
@@ -138,10 +138,23 @@ class _Progress:
                 self.status.update(f"[bold]{planned.name}[/bold] {entry.get('line', '')[:100]}")
             return
         self.done += 1
-        facts = ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in (entry.get("summary") or {}).items()
-                          if isinstance(value, int | float | str) and not isinstance(value, bool))  # fmt: skip
+        facts = ", ".join(_facts(entry.get("summary") or {}))
         cost = f"{entry['seconds']:6.1f} s {entry['peak_mb']:6,} MB" if entry["status"] == "done" else f"{entry['status']:>18}"
         console.print(f"{self.done:2}/{self.total} {planned.name:22} {cost}  {facts[:110]}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(summary: dict) -> list[str]:
+    "Counts and words of a step's summary, those of each shop behind its name."
+    shown = []
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            inner = _facts({key: inner for key, inner in value.items() if not isinstance(inner, dict)})[:3]
+            shown += [f"{name}: {', '.join(inner)}"] if inner else []
+        elif isinstance(value, int) and not isinstance(value, bool):
+            shown.append(f"{name} {value:,}")
+        elif isinstance(value, float) or (isinstance(value, str) and len(value) < 40):
+            shown.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return shown
 
 
 def _show_result(done) -> None:
@@ -215,7 +228,7 @@ def doctor(settings_file: Ini = Path("settings.ini")) -> None:
     row("browser tests of the demo", bool(shutil.which("chromium")), "apt-get install chromium")
     console.print(table)
 
-# %% ../nbs/95_cli.ipynb #85000890
+# %% ../nbs/95_cli.ipynb #87ca2175
 @runs_app.command("ls")
 def runs_ls(profile: Annotated[str | None, typer.Argument(help="of this profile only")] = None, runs_dir: RunsDir = Path("runs")) -> None:
     "All runs, oldest first."
@@ -239,7 +252,7 @@ def runs_show(run_name: Annotated[str, typer.Argument(metavar="RUN", help="PROFI
     console.print(f"{found!r}", highlight=False)
     table = Table("step", "status", "seconds", "MB", "key", "summary", box=None)
     for step in record["steps"]:
-        facts = ", ".join(f"{name} {value}" for name, value in (step.get("summary") or {}).items() if isinstance(value, int | float | str))
+        facts = ", ".join(_facts(step.get("summary") or {}))
         table.add_row(step["name"], step["status"], f"{step.get('seconds') or 0:.1f}", str(step.get("peak_mb", "")), (step["key"] or "")[:8], facts[:80])
     console.print(table)
     if record["status"] == "failed":

@@ -6,10 +6,11 @@
 __all__ = ['RIVER', 'STEPS', 'SOURCES', 'PROOF', 'Step', 'Planned', 'plan', 'notebooks_dir', 'declared', 'parameters',
            'made_from', 'Watch', 'execute', 'versions', 'git_commit', 'run_step', 'tuned_dials', 'run_river']
 
-# %% ../nbs/05_runner.ipynb #a84b9588
+# %% ../nbs/05_runner.ipynb #719f8272
 import ast
 import io
 import json
+import logging
 import os
 import platform
 import shutil
@@ -178,7 +179,7 @@ def _rss(process: psutil.Process) -> int:
     except psutil.Error:  # ended between listing and looking
         return 0
 
-# %% ../nbs/05_runner.ipynb #5a5a80a2
+# %% ../nbs/05_runner.ipynb #548ed84a
 PROOF = "_finished.json"
 _PROVE = f"""import json, pathlib
 pathlib.Path(out_dir, {PROOF!r}).write_text(json.dumps(summary, default=str))"""
@@ -200,14 +201,17 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], say: C
     "Run a pipeline notebook in a process of its own; what its step returned."
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of a comment in a parameters cell
+    pipes = Config({"KernelManager": {"transport": "ipc"}})  # ports are raced for when two runs start at once
     unfinished = executed.with_suffix(".running.ipynb")
     copy = nbformat.read(notebook, as_version=4)
     copy.cells.append(nbformat.v4.new_code_cell(_PROVE, metadata={"tags": ["proof"]}))
     nbformat.write(copy, unfinished)
     try:
         papermill.execute_notebook(unfinished, unfinished, dict(values), kernel_name="python3", language="python", progress_bar=False,
-                                   cwd=str(project_dir()), stderr_file=_Tail(say))  # fmt: skip
+                                   cwd=str(project_dir()), stderr_file=_Tail(say), config=pipes)  # fmt: skip
     except PapermillExecutionError as problem:
         kind = getattr(errors, problem.ename, StepError)
         what = problem.evalue if kind is not StepError or problem.ename == "StepError" else f"{problem.ename}: {problem.evalue}"

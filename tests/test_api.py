@@ -6,9 +6,9 @@ import sys
 from urllib.parse import quote
 
 import pytest
+import serving_shop as made
 from fastapi.testclient import TestClient
 
-import serving_shop as made
 from recsys.api.main import Answer, Desk, ItemDetail, Problem, Ready, create_app
 from recsys.pipeline.bundle import bundle
 from recsys.serving.engine import open_engine
@@ -48,10 +48,14 @@ def test_it_is_live_and_ready(client):
 
 def test_the_runbook_s_questions(client):
     for strategy in ("content", "collab", "hybrid", "popularity", "item_knn", "repurchase", "two_tower", "als_tower", "hybrid_generalizable"):
-        answer = answered(client.get(f"/recommend/user/{USER}?top_k=7&strategy={strategy}"))
+        reply = client.get(f"/recommend/user/{USER}?top_k=7&strategy={strategy}")
+        if reply.status_code == 404:
+            assert "cannot answer" in refused(reply, 404).message and strategy in ("collab", "two_tower", "als_tower", "hybrid_generalizable")
+            continue
+        answer = answered(reply)
         assert len(answer.items) == 7 or answer.reason
         assert answer.answered_by == answer.strategy or answer.reason
-    assert answered(client.get(f"/recommend/user/{USER}?strategy=collab")).strategy == "als"
+    assert "als cannot answer" in refused(client.get(f"/recommend/user/{USER}?strategy=collab"), 404).message
 
 
 def test_whose_id(client):
@@ -62,12 +66,13 @@ def test_whose_id(client):
 
 
 def test_a_stranger(client):
-    answer = answered(client.get("/recommend/user/nobody?strategy=als"))
+    answer = answered(client.get("/recommend/user/nobody?strategy=content"))
     assert (answer.known, answer.answered_by, len(answer.items)) == (False, "popularity", 10) and answer.reason
 
 
 def test_a_history(client):
-    ask = {"history": [{"item_id": ITEM, "event": "purchase", "ts": made.AT - 1}, {"item_id": made.item_id(2)}, made.item_id(3)], "top_k": 5, "strategy": "content"}
+    events = [{"item_id": ITEM, "event": "purchase", "ts": made.AT - 1}, {"item_id": made.item_id(2)}, made.item_id(3)]
+    ask = {"history": events, "top_k": 5, "strategy": "content"}
     assert answered(client.post("/recommend", json=ask)).answered_by == "content"
     assert answered(client.post("/recommend", json={"history": []})).answered_by == "popularity"
     assert "unknown here" in answered(client.post("/recommend", json={"history": ["no such thing", ITEM]})).reason
@@ -87,7 +92,8 @@ def test_a_picture_that_cannot_be_shown(client, num):
 
 
 ODD = ["", " ", "\x00", "a\x00b", "x" * 10_000, "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "' OR 1=1 --", "\ud800", "\u202e", "😀" * 50,
-       "-1", "0", "1e9", "1.5", "NaN", "Infinity", "true", "null", "9" * 30, str(2**63), "<script>alert(1)</script>", "%00", "%", "%zz", "\r\nX: y"]  # fmt: skip
+       "-1", "0", "1e9", "1.5", "NaN", "Infinity", "true", "null", "9" * 30, str(2**63),
+       "<script>alert(1)</script>", "%00", "%", "%zz", "\r\nX: y"]  # fmt: skip
 
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))

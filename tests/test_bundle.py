@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-
 import serving_shop as made
+
 from recsys.errors import ArtifactError, MissingFileError, RecsysError, StrategyError, UnknownIdError
 from recsys.pipeline.bundle import bundle
 from recsys.scorers.base import Missing
@@ -151,7 +151,10 @@ def test_damage_is_refused_by_name(folder, tmp_path, damage, name):
         load_bundle(copy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 99}', '{"format": 1, "datasets": {}, "files": {}}', '{"format": 1, "datasets": [], "files": {}}'])
+EMPTY = '{"format": 1, "datasets": {}, "files": {}}'
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 99}', EMPTY, EMPTY.replace('s": {}', 's": []')])
 def test_a_broken_record_is_refused(tmp_path, text):
     (tmp_path / "bundle.json").write_text(text)
     with pytest.raises(RecsysError):

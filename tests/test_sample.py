@@ -151,7 +151,8 @@ def test_no_images_means_none(tiny):
 
 def test_same_seed_same_bytes_and_another_seed_another_shop(tmp_path):
     sizes = {"customers": 120, "articles": 80, "rr_visitors": 60, "rr_events": 600, "progress": False}
-    for name, seed in (("a", 7), ("b", 7), ("c", 8)): draw_sample(tmp_path / name, **sizes, seed=seed)
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        draw_sample(tmp_path / name, **sizes, seed=seed)
     a, b, c = (fingerprints(tmp_path / name) for name in "abc")
     assert a == b
     assert all(a[f] != c[f] for f in HEADERS)
@@ -167,13 +168,15 @@ def test_a_drawn_shop_is_replaced_whole(tmp_path):
 def test_real_files_are_never_replaced(tmp_path):
     (tmp_path / "hm_raw").mkdir()
     (tmp_path / "hm_raw/articles.csv").write_text("mine")
-    with pytest.raises(SettingsError, match="was not drawn"): draw_sample(tmp_path, customers=100, progress=False)
+    with pytest.raises(SettingsError, match="was not drawn"):
+        draw_sample(tmp_path, customers=100, progress=False)
     assert (tmp_path / "hm_raw/articles.csv").read_text() == "mine"
 
 
 @pytest.mark.parametrize("sizes", [{"customers": 0}, {"articles": -5}, {"transactions": 3}, {"customers": 100, "rr_visitors": 900, "rr_events": 300}])
 def test_impossible_sizes_are_refused(tmp_path, sizes):
-    with pytest.raises(SettingsError, match="expected"): draw_sample(tmp_path, **sizes, progress=False)
+    with pytest.raises(SettingsError, match="expected"):
+        draw_sample(tmp_path, **sizes, progress=False)
     assert not any(tmp_path.iterdir())
 
 
@@ -252,14 +255,17 @@ def test_the_last_two_weeks_are_busy_and_mostly_warm(shop):
 
 
 def test_purchases_repeat(shop):
-    "More than taste and a small shop alone would have it: the same lines dealt out anew among customers of one taste and week repeat less."
+    "Some rows are identical (quantity), and a customer's latest articles come back far more often than the ones long before."
     lines = shop.sales.drop_duplicates(["customer_id", "article_id", "day"])
-    assert .05 < 1 - len(lines) / len(shop.sales) < .2  # identical rows are quantity
-    again = lines.duplicated(["customer_id", "article_id"]).mean()
-    groups = [lines.customer_id.map(shop.truth["hm"]["customer_taste"]), lines.day // 28]
-    dealt = lines.assign(article_id=lines.groupby(groups).article_id.transform(lambda a: a.sample(frac=1, random_state=0).to_numpy()))
-    assert again > dealt.duplicated(["customer_id", "article_id"]).mean() + .04
-    assert again < .5
+    assert .05 < 1 - len(lines) / len(shop.sales) < .2
+    lines = lines.sort_values(["customer_id", "day"], kind="stable")
+
+    def comes_back(lag: int) -> float:
+        before = lines.shift(lag)
+        same = (before.customer_id == lines.customer_id) & (before.day < lines.day)
+        return (before.article_id == lines.article_id)[same].mean()
+    lately, long_ago = np.mean([comes_back(k) for k in (1, 2, 3, 4)]), np.mean([comes_back(k) for k in (13, 14, 15, 16)])
+    assert lately > 1.45 * long_ago, (lately, long_ago)
 
 
 def test_popularity_is_skewed_and_some_articles_and_customers_never_sell(shop):

@@ -37,7 +37,7 @@ from starlette.exceptions import HTTPException
 from ..errors import RecsysError, StrategyError, UnknownIdError
 from ..runs import project_dir
 
-# %% ../../nbs/92_api.main.ipynb #2d5ef622
+# %% ../../nbs/92_api.main.ipynb #0399951c
 MAX_K = 100  # items in a reply
 MAX_HISTORY = 500  # events in a question
 MAX_BODY = 256 * 1024  # bytes
@@ -63,7 +63,7 @@ class Ask(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     top_k: int = Field(10, ge=1, le=MAX_K)
-    strategy: StrategyName = "hybrid"
+    strategy: StrategyName | None = Field(None, description="default: hybrid where the shop has it")
     dataset: Dataset = None
 
 
@@ -89,7 +89,7 @@ class AskHistory(Strict):
     history: list[Event | AnyId] = Field(max_length=MAX_HISTORY)
     user_id: AnyId | None = None
     top_k: int = Field(10, ge=1, le=MAX_K)
-    strategy: StrategyName = "hybrid"
+    strategy: StrategyName | None = Field(None, description="default: hybrid where the shop has it")
     dataset: Dataset = None
 
 # %% ../../nbs/92_api.main.ipynb #288535fc
@@ -338,7 +338,7 @@ def add_recommend(app: FastAPI, desk: Desk) -> None:
         engine = engine_of(request)
         return await desk.ask(lambda: answer(engine.similar(item_id, ask.top_k, ask.dataset)))
 
-# %% ../../nbs/92_api.main.ipynb #d6587a05
+# %% ../../nbs/92_api.main.ipynb #3f58f022
 def add_items(app: FastAPI) -> None:
     "An item and its picture."
 
@@ -353,7 +353,7 @@ def add_items(app: FastAPI) -> None:
         "The picture of an item, at most so many pixels long."
         engine = engine_of(request)
         path, root = engine.image_path(id, dataset), engine.image_root(id, dataset)
-        jpeg = None if path is None else await anyio.to_thread.run_sync(_read_picture, path, root, int(size))  # threads of its own: a slow disk stops no question
+        jpeg = None if path is None else await anyio.to_thread.run_sync(_read_picture, path, root, int(size))  # not at the desk: disks are slow
         if jpeg is None:
             return problem(404, "no_image", f"there is no picture of item {id[:50]!r}", **{"Cache-Control": "max-age=60"})
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"})
@@ -366,7 +366,7 @@ def _read_picture(path: Path, root: Path, size: int) -> bytes | None:
         return None
     return cached_jpeg(path, root, size, modified)
 
-# %% ../../nbs/92_api.main.ipynb #3a7dc806
+# %% ../../nbs/92_api.main.ipynb #490f1095
 PAGE = """<!doctype html><meta charset="utf-8"><title>recsys</title><style>
 body{{font:15px/1.6 system-ui,sans-serif;max-width:54rem;margin:4rem auto;padding:0 1.5rem;color:#222}}
 td{{padding:.45rem 1.2rem .45rem 0;border-top:1px solid #eee;vertical-align:top}}code{{background:#f5f4f1;padding:.15rem .4rem;border-radius:4px}}
@@ -392,6 +392,10 @@ def add_front(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def front(request: Request):
         return RedirectResponse("demo" if request.app.state.demo else "docs")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon():
+        return Response(status_code=204)
 
     @app.get("/docs", include_in_schema=False)
     async def docs():

@@ -87,7 +87,7 @@ def find_cutoffs(clock: Span, kind: str, time_unit: str = "ms", test_days: int =
                             "give fewer days")  # fmt: skip
     return cutoffs
 
-# %% ../../nbs/14_data.split.ipynb #c5eabfe9
+# %% ../../nbs/14_data.split.ipynb #4fb26644
 PARTS = ("train", "valid", "test")
 
 
@@ -132,7 +132,7 @@ def held_out(
     one_in: int = 10,
 ) -> np.ndarray:
     "(E,) bool: a seeded tenth of the pairs, all events of a pair alike, whatever the order of the rows."
-    mixed = (user_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) ^ _mix(item_ids.astype(np.uint64) + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03))
+    mixed = (user_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) ^ _mix(item_ids.astype(np.uint64) + np.uint64(seed * 0xD1B54A32D192ED03 % 2**64))
     return _mix(mixed) % np.uint64(one_in) == 0
 
 

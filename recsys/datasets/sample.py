@@ -894,8 +894,8 @@ def week_lottery(articles: Articles, n_tastes: int) -> Lottery:
             weights.append(np.where(fits, odds, odds * .06))  # gifts
     return Lottery(np.concatenate(groups), np.concatenate(nums), np.concatenate(weights), N_WEEKS * n_tastes * 2)
 
-# %% ../../nbs/21_datasets.sample.ipynb #49cf6a29
-REPEATS = .15  # share of purchases that look back to an earlier one first
+# %% ../../nbs/21_datasets.sample.ipynb #d7fb7afb
+REPEATS = .22  # share of purchases that look back to an earlier one first
 
 
 def _baskets(block: np.ndarray, customers: Customers, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -193,7 +193,7 @@ def find_factors(folder: Path | str, dataset: str) -> Path:
             return place
     raise FactorsError(f"expected {dataset}/user_factors.csv, item_factors.csv and factors.json among the factors, found none; run 04_als on interactions_{dataset}.csv")
 
-# %% ../../nbs/64_scorers.als.ipynb #327f277e
+# %% ../../nbs/64_scorers.als.ipynb #8d844550
 def _factor_rows(
     path: Path,
     expected: np.ndarray,  # (N,) nums of the csv, ascending
@@ -238,7 +238,7 @@ def import_factors(
     for what, nums, ids in (("user", user_nums, users), ("item", item_nums, items)):
         expected = np.unique(nums)
         vectors = _factor_rows(Path(folder) / f"{what}_factors.csv", expected, int(about["embedding_size"]))
-        digest.update(vectors)
+        digest.update(np.ascontiguousarray(vectors))
         tables.append((ids.ids[expected], vectors))
     space = f"als:{digest.hexdigest()[:12]}"
     return *(VectorTable.of(ids, vectors, space) for ids, vectors in tables), about

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'STEPS', 'LEFT_OUT', 'SHOWN', 'PACKAGES', 'MAX_ID', 'SHELF'
            'write_bundle', 'find_bundle', 'read_about', 'check_files', 'RawIds', 'Shop', 'Bundle', 'image_root',
            'load_shop', 'load_bundle']
 
-# %% ../../nbs/90_serving.bundle.ipynb #b144740f
+# %% ../../nbs/90_serving.bundle.ipynb #d431ee23
 import fnmatch
 import json
 import os
@@ -26,7 +26,7 @@ from ..data.catalog import Catalog, as_of
 from ..data.interactions import Interactions, load_interactions
 from ..data.schema import USERS, read_table
 from ..errors import ArtifactError, MissingFileError
-from ..recommend import Recommender, load_scorers
+from ..recommend import Recommender, load_scorers, sale_weeks
 from ..scorers.base import Missing, Scorer
 from ..store import file_hash, json_hash, write_json
 
@@ -54,7 +54,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
 
-# %% ../../nbs/90_serving.bundle.ipynb #ebd82549
+# %% ../../nbs/90_serving.bundle.ipynb #47d31d4f
 SHOWN = ("title", "event_weights", "repeat", "time_unit", "image_root", "facets", "display", "text_kind")  # of datasets.json, in bundle.json
 PACKAGES = ("recsys-workbench", "numpy", "scipy", "torch", "faiss-cpu", "implicit", "pyarrow")
 
@@ -82,11 +82,12 @@ def write_bundle(
         for name in taken(Path(inputs[step])) if step in inputs else []:
             link_or_copy(Path(inputs[step]) / name, path := Path(out_dir) / step / name)
             files[f"{step}/{name}"] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
-    record = {"format": FORMAT, "version": json_hash([files, datasets, about])[:12], "versions": versions(), **about, "datasets": dict(datasets), "files": files}
+    version_of = json_hash([files, datasets, about])[:12]
+    record = {"format": FORMAT, "version": version_of, "versions": versions(), **about, "datasets": dict(datasets), "files": files}
     write_json(record, Path(out_dir) / "bundle.json")
     return record
 
-# %% ../../nbs/90_serving.bundle.ipynb #ef7e0c2b
+# %% ../../nbs/90_serving.bundle.ipynb #ab332521
 def find_bundle(path: Path | str) -> Path:
     "The folder with `bundle.json` that this path means."
     path = Path(path)
@@ -118,7 +119,8 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, object]]) -> None
         if not path.is_file():
             raise ArtifactError(f"the bundle should hold {name}, but it is not there; make the bundle again: recsys run PROFILE --from bundle")
         if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
-            raise ArtifactError(f"{name} of the bundle was altered: expected sha256 {str(expected['sha256'])[:12]}; delete the bundle and make it again")
+            expected_hash = str(expected["sha256"])[:12]
+            raise ArtifactError(f"{name} of the bundle was altered: expected sha256 {expected_hash}; delete the bundle and make it again")
 
 # %% ../../nbs/90_serving.bundle.ipynb #423829f8
 MAX_ID = 2**63 - 1
@@ -155,7 +157,7 @@ class RawIds:
         row = self._by_id[place] if place < len(self.ids) else -1
         return self.raw[row].as_py() if row >= 0 and self.ids[row] == id else None
 
-# %% ../../nbs/90_serving.bundle.ipynb #2485ae66
+# %% ../../nbs/90_serving.bundle.ipynb #4037e2d1
 SHELF = ("item_id", "raw_id", "text", "category", "price", "image", "attributes")
 
 
@@ -194,9 +196,10 @@ class Bundle:
         return str(self.about["version"])
 
     def __repr__(self) -> str:
-        return f"Bundle {self.version}: " + ", ".join(f"{name} ({s.interactions.n_users:,} users, {s.interactions.n_items:,} items)" for name, s in self.shops.items())
+        sizes = {name: (shop.interactions.n_users, shop.interactions.n_items) for name, shop in self.shops.items()}
+        return f"Bundle {self.version}: " + ", ".join(f"{name} ({users:,} users, {items:,} items)" for name, (users, items) in sizes.items())
 
-# %% ../../nbs/90_serving.bundle.ipynb #1b495547
+# %% ../../nbs/90_serving.bundle.ipynb #1531c1d9
 def image_root(
     named: object,  # as settings gave it, or None
     home: Path,
@@ -214,7 +217,7 @@ def load_shop(folder: Path, dataset: str, about: Mapping[str, object], home: Pat
     users = read_table(folder / "events" / "users.parquet", USERS, ["dataset", "user_id", "raw_id"]).to_pandas()
     users = users[users["dataset"] == dataset]
     raw = catalog.table["raw_id"].fillna(catalog.table["item_id"].astype(str))
-    recommender = Recommender(interactions, catalog, scorers, repeat=about["repeat"])
+    recommender = Recommender(interactions, catalog, scorers, str(about["repeat"]), sale_weeks(folder / "split", dataset))
     names = RawIds(users["user_id"].to_numpy(), users["raw_id"]), RawIds(catalog.items.ids, raw)
     (shop := Shop(dataset, about, interactions, catalog, scorers, recommender, *names)).shelf  # filled now, not while the first visitor waits
     return shop
