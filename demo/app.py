@@ -49,7 +49,8 @@ def safe(text: object) -> str:
 
 
 def leaf(card: Card) -> str:
-    return (card.category or "").split(" > ")[-1]
+    last = (card.category or "").split(" > ")[-1]
+    return f"category {last}" if last.isdecimal() else last
 
 
 def picture(card: Card, size: int = 480) -> str:
@@ -62,7 +63,8 @@ def picture(card: Card, size: int = 480) -> str:
 def product(card: Card, rank: int | None = None) -> str:
     "An item in a grid."
     number = f'<b class="rank">{rank}</b>' if rank else ""
-    line = " · ".join(filter(None, [card.facets.get("colour", ""), leaf(card)]))
+    place = leaf(card) if card.has_image else (card.category or "").replace(" > ", " › ")  # the tile says the leaf already
+    line = " · ".join(filter(None, [card.facets.get("colour", ""), place]))
     price = f'<span class="price">{card.price:,.2f}</span>' if card.price is not None and card.price >= 1 else ""
     score = f'<span class="score" title="score of the strategy">{card.score:.2f}</span>' if card.score is not None else ""
     why = f'<p class="why">{safe(card.why)}</p>' if card.why else ""
@@ -178,6 +180,7 @@ const say = (target) => {
 };
 element.addEventListener('click', (event) => say(event.target));
 element.addEventListener('keydown', (event) => { if (event.key === 'Enter') say(event.target); });
+if (element.closest('#detail')) watch('value', () => { if (element.querySelector('.detail')) element.scrollIntoView({block: 'nearest'}); });
 element.addEventListener('error', (event) => { if (event.target.tagName === 'IMG') event.target.remove(); }, true);
 """
 

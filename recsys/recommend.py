@@ -164,7 +164,7 @@ class Recommender:
         ready = [name for name, scorer in self.scorers.items() if isinstance(scorer, Scorer)]
         return f"Recommender {self.interactions.dataset}: {', '.join(ready)}; {self.allowed.sum():,} of {len(self.allowed):,} items; repeat {self.repeat}"
 
-# %% ../nbs/70_recommend.ipynb #9ffc7184
+# %% ../nbs/70_recommend.ipynb #b3b3351c
 class Room(NamedTuple):
     "What a strategy is built from."
 
@@ -187,10 +187,17 @@ def _content(room: Room) -> Scorer:
     return ContentScorer.load_artifacts(_needs(room, "faiss"), room.interactions, room.window, **room.dials.get("content", {}))
 
 
-def _tower(room: Room, name: str) -> Scorer:
-    from recsys.scorers.towers import TowerScorer
+def _two_tower(room: Room) -> Scorer | Missing:
+    from recsys.scorers.towers import load_tower
 
-    return TowerScorer.load_artifacts(name, room.inputs, room.interactions, room.catalog, room.window)
+    return load_tower(_needs(room, "two_tower"), room.interactions, "two_tower")
+
+
+def _als_tower(room: Room) -> Scorer | Missing:
+    from recsys.scorers.towers import load_tower
+
+    folder = _needs(room, "als_tower")
+    return load_tower(folder, room.interactions, "als_tower", AlsScorer.load(_needs(room, "als_import"), room.interactions).user_vectors)
 
 
 MAKERS = {
@@ -199,8 +206,8 @@ MAKERS = {
     "item_knn": lambda room: ItemKnnScorer(**room.dials.get("item_knn", {})).fit(room.interactions),
     "als": lambda room: AlsScorer.load(_needs(room, "als_import"), room.interactions),
     "content": _content,
-    "two_tower": lambda room: _tower(room, "two_tower"),
-    "als_tower": lambda room: _tower(room, "als_tower"),
+    "two_tower": _two_tower,
+    "als_tower": _als_tower,
 }
 
 
@@ -211,7 +218,7 @@ def _made(name: str, room: Room) -> Scorer | Missing:
     except (MissingFileError, StrategyError) as problem:
         return Missing(name, str(problem))
 
-# %% ../nbs/70_recommend.ipynb #dbeea869
+# %% ../nbs/70_recommend.ipynb #5149ea6c
 def hybrid_specs(inputs: Mapping[str, Path], dataset: str, weights: str | Mapping[str, float] | None = None) -> dict[str, dict]:
     "name -> {weights, kinds}: given ones, else those of the step hybrid, else the presets."
     path = Path(inputs["hybrid"]) / "weights.json" if "hybrid" in inputs else None
@@ -233,7 +240,8 @@ def load_scorers(
     interactions = load_interactions(as_of(inputs["interactions"], "histories", dataset, window, "safetensors"))
     catalog = Catalog.load(as_of(inputs["split"], "items", dataset, window), dataset, interactions.items)
     room = Room(inputs, interactions, catalog, window, (dials or {}).get(dataset, {}))
-    scorers = {name: _made(name, room) for name in MAKERS} if interactions.n_events else {name: Missing(name, "nothing happened before the cutoff") for name in MAKERS}
+    nobody = not interactions.n_events
+    scorers = {name: Missing(name, "nothing happened before the cutoff") if nobody else _made(name, room) for name in MAKERS}
     if hybrids:
         for name, spec in hybrid_specs(inputs, dataset, weights).items():
             scorers[name] = make_hybrid(scorers, interactions, spec["weights"], name, spec.get("kinds"))

@@ -116,5 +116,7 @@ def make_artifacts(folder: Path) -> dict[str, Path]:
     (inputs["events"] / "datasets.json").write_text(json.dumps(datasets))
     cutoff = {"kind": "time", "valid_at": AT - 14 * DAY_MS, "test_at": AT, "end_at": AT + 7 * DAY_MS, "time_unit": "ms"}
     (inputs["split"] / "cutoffs.json").write_text(json.dumps(dict.fromkeys(datasets, cutoff)))
-    (inputs["hybrid"] / "weights.json").write_text(json.dumps({name: {"hybrid": {"popularity": 1.0}} for name in datasets}))
+    (inputs["hybrid"] / "weights.json").write_text(json.dumps({
+        "wear": {"hybrid": {"weights": {"content": 0.5, "item_knn": 0.3, "popularity": 0.2}}},
+        "parts": {"hybrid": {"weights": {"item_knn": 0.8, "popularity": 0.2}}}}))
     return inputs

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -154,9 +155,9 @@ def test_hostile_titles_are_data(client):
 
 def test_a_nan_score_never_leaves(folder):
     engine = open_engine(folder)
-    popular = engine.shop("wear").scorers["popularity"]
-    honest = popular.columns
-    popular.columns = lambda queries, nums: honest(queries, nums) * float("nan")
+    asked = engine.shop("wear").recommender
+    honest = asked.recommend
+    asked.recommend = lambda *words: [replace(recs, scores=recs.scores * float("nan")) for recs in honest(*words)]
     with TestClient(create_app(engine), raise_server_exceptions=False) as client:
         assert answered(client.get("/recommend/user/nobody?strategy=popularity")).items == []
 

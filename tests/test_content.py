@@ -26,7 +26,7 @@ from recsys.content.encoders import (
 )
 from recsys.content.fuse import fuse
 from recsys.content.images import MAX_PIXELS, embed_images, read_picture
-from recsys.content.texts import embed_texts, embed_tokens, split_lines
+from recsys.content.texts import embed_texts, embed_tokens, split_texts
 from recsys.data.interactions import History, Query, from_events
 from recsys.data.schema import DAY_MS, EVENTS, ITEMS, write_table
 from recsys.errors import MissingDependencyError, SettingsError, SpaceError
@@ -74,7 +74,8 @@ def test_clip_vectors_equal_open_clips_own(tiny_clip, tiny_encoder, tmp_path):
     model, encoder = tiny_clip[1], tiny_encoder
     rng = np.random.default_rng(7)
     Image.fromarray(rng.integers(0, 255, (90, 60, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    transform = open_clip.image_transform(48, is_train=False, **{k: v for k, v in open_clip.get_model_preprocess_cfg(model).items() if k in ("mean", "std", "interpolation", "resize_mode")})
+    config = open_clip.get_model_preprocess_cfg(model)
+    transform = open_clip.image_transform(48, is_train=False, **{name: config[name] for name in ("mean", "std", "interpolation", "resize_mode")})
     with torch.inference_mode():
         image = torch.nn.functional.normalize(model.encode_image(transform(Image.open(tmp_path / "a.png"))[None]), dim=1).numpy()
         text = torch.nn.functional.normalize(model.encode_text(open_clip.get_tokenizer("tiny-clip")(["a red dress"])), dim=1).numpy()
@@ -225,7 +226,7 @@ def test_tokens_of_odd_shops(texts):
 
 def test_texts_of_nobody_are_an_empty_table():
     assert len(embed_texts(np.arange(2), [None, ""], [None, " \n "], MiniLm()).table) == 0
-    assert split_lines([], []).lines == []
+    assert split_texts([], []).parts == []
 
 
 # -- pictures
@@ -459,7 +460,7 @@ def test_the_steps_write_what_the_next_ones_read(made):
     router = ShopIndex.load(inputs["faiss"])
     assert {name: len(index) for name, index in router.shops.items()} == {"shop": 31, "tokens": 24}
     assert len(ShopIndex.load(inputs["faiss"], "select").of("tokens")) == 20
-    assert router.of("shop").space.startswith("fused:")
+    assert router.of("shop").space.startswith("fused(")
 
 
 def test_the_nearest_square_has_the_same_colour(made):

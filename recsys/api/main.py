@@ -401,15 +401,18 @@ def add_front(app: FastAPI) -> None:
     async def docs():
         return HTMLResponse(docs_page(app.openapi()))
 
-# %% ../../nbs/92_api.main.ipynb #0d9c4cb9
+# %% ../../nbs/92_api.main.ipynb #5434c593
 def _start(app: FastAPI, bundle: Path | str | None) -> None:
     from recsys.serving.engine import open_engine  # here: what computes is heavy, and the module must import light
 
     try:
         app.state.engine = open_engine(bundle)
-    except Exception as wrong:  # whatever it is: said at /health/ready, with the traceback in the log
-        log.exception("no bundle")
-        app.state.why_not = str(wrong) if isinstance(wrong, RecsysError) else f"the bundle cannot be loaded: {type(wrong).__name__}: {wrong}"
+    except RecsysError as wrong:
+        app.state.why_not = str(wrong)
+        log.warning("not ready: %s", wrong)
+    except Exception as wrong:  # whatever it is: the service lives, /health/ready says it, the log has the traceback
+        app.state.why_not = f"the bundle cannot be loaded: {type(wrong).__name__}: {wrong}"
+        log.exception("not ready")
 
 
 @asynccontextmanager

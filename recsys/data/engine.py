@@ -117,7 +117,7 @@ def spark_session(
         builder = builder.config(key, value)
     return builder.getOrCreate()
 
-# %% ../../nbs/11_data.engine.ipynb #6148d4b0
+# %% ../../nbs/11_data.engine.ipynb #f164d8f8
 ENGINES = ("duckdb", "spark")
 BATCH = 500_000  # rows written at a time
 TORN = "line is not a row of this table"
@@ -135,10 +135,9 @@ class Engine:
         self._n += 1
         return self.work / f"{self._n:03d}_{what}.parquet"
 
-    def parquet(self, path: Path | str | Sequence[Path]) -> ir.Table:
+    def parquet(self, path: Path | str | list[Path]) -> ir.Table:
         "A parquet file, or several of one shape, as a table expression."
-        paths = [path] if isinstance(path, str | Path) else path
-        return self.con.read_parquet([str(p) for p in paths])
+        return self.con.read_parquet([str(part) for part in path] if isinstance(path, list) else str(path))
 
     def stage(self, rows: ir.Table, what: str) -> ir.Table:
         "Compute now, keep on disk, go on from there: a raw file is scanned once."

@@ -189,7 +189,7 @@ def items_as_of(
             attributes=lambda t: ibis.ifelse(t.facts.notnull(), ibis.literal("{") + t.facts + ibis.literal("}"), t.attributes))  # fmt: skip
     return full.select(*ITEMS.names)
 
-# %% ../../nbs/14_data.split.ipynb #7376ad78
+# %% ../../nbs/14_data.split.ipynb #c47a167f
 def datasets(inputs: Mapping[str, Path]) -> dict[str, dict]:
     "What is known of each shop of this run: `datasets.json`."
     return json.loads(_found(Path(inputs["events"]) / "datasets.json").read_text())
@@ -220,10 +220,8 @@ def split_shop(
     "Write train, valid, test and items of one shop; returns its cutoffs and row counts."
     path = _found(source / f"events_{dataset}.parquet")
     events, cutoffs = engine.parquet(path), find_cutoffs(span(path), kind, str(about["time_unit"]), test_days, valid_days)
-    if kind == "files":
-        parts = by_files(engine, source, dataset, seed)
-    else:
-        parts = by_time(events, cutoffs) if kind == "time" else by_last(engine, events)
+    ways = {"time": lambda: by_time(events, cutoffs), "leave_one_out": lambda: by_last(engine, events), "files": lambda: by_files(engine, source, dataset, seed)}
+    parts = ways[kind]()
     counts = {part: engine.write(rows.select(*EVENTS.names), out / f"{part}_{dataset}.parquet", EVENTS) for part, rows in parts.items()}
     _refuse_empty(out, dataset, counts, about["target_events"])
     _write_items(engine, source, out, dataset, about, cutoffs)

@@ -175,7 +175,7 @@ def about_shop(spec: DatasetSpec, source: Source, reading: Reading) -> dict[str,
              "dated": False, "display": dict(spec.display)}  # fmt: skip
     return about | dict(reading.about) | {"notes": list(source.notes)}
 
-# %% ../../nbs/20_datasets.base.ipynb #f259ec95
+# %% ../../nbs/20_datasets.base.ipynb #306bf9c0
 LISTED = 100_000  # rejected lines written out; all are counted
 CHUNK_ROWS = 4_000_000  # rows merged at a time: bounds the memory, whatever the size of the shop
 
@@ -204,15 +204,24 @@ def _refuse_mostly_wrong(engine: Engine, file: Path, staged: ir.Table, counts: M
         raise SchemaError(f"{file.name} should hold rows, got none that can be read; is it comma separated, with a header?")
 
 
-def merge(staged: ir.Table, spec: DatasetSpec, n_rows: int) -> list[ir.Table]:
-    "The kept rows as EVENTS, rows alike in `spec.same` as one; in parts that share no user, so that memory stays bounded."
+def _chunks(engine: Engine, rows: ir.Table, n: int) -> list[ir.Table]:
+    "Rows in n spans of time: repeats are of one moment, and a file in order of time is then read once, not n times."
+    if n == 1:
+        return [rows]
+    oldest, newest = engine.arrow(rows.agg(low=rows.ts.min(), high=rows.ts.max())).to_pylist()[0].values()
+    edges = [oldest + (newest + 1 - oldest) * part // n for part in range(n + 1)]
+    return [rows.filter(rows.ts >= low, rows.ts < high) for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def merge(engine: Engine, staged: ir.Table, spec: DatasetSpec, n_rows: int) -> list[ir.Table]:
+    "The kept rows as EVENTS, rows alike in `spec.same` as one; in parts, so that memory stays bounded."
     fine = staged.filter(staged.reason.isnull())
-    n_parts = 1 + n_rows // CHUNK_ROWS if spec.same else 1
-    parts = [fine if n_parts == 1 else fine.filter(fine.user_id % n_parts == part) for part in range(n_parts)]
+    parts = _chunks(engine, fine, 1 + n_rows // CHUNK_ROWS if "ts" in spec.same else 1)
     if spec.same:
         parts = [part.group_by(list(spec.same)).agg(quantity=part.quantity.sum() if spec.repeats_count else part.quantity.max()) for part in parts]
-    return [part.select(dataset=ibis.literal(spec.name), user_id="user_id", item_id="item_id", event="event", ts="ts",
-                        quantity=part.quantity.cast("int32"), price="price") for part in parts]  # fmt: skip
+    only = list(spec.event_weights) if len(spec.event_weights) == 1 else None  # a constant need not be grouped by
+    return [part.select(dataset=ibis.literal(spec.name), user_id="user_id", item_id="item_id", event=ibis.literal(only[0]) if only else part.event,
+                        ts="ts", quantity=part.quantity.cast("int32"), price="price") for part in parts]  # fmt: skip
 
 
 def _seen(engine: Engine, staged: Sequence[ir.Table], key: Sequence[str], what: str) -> ir.Table:
@@ -252,7 +261,7 @@ def write_events(spec: DatasetSpec, source: Source, raw: RawRows, path: Path) ->
     "One raw file of events into one parquet of EVENTS; returns its stage."
     taken = take_in(source, raw, spec.name)
     n_fine = taken.account["kept"]
-    kept = source.engine.write(merge(taken.staged, spec, n_fine), path, EVENTS)
+    kept = source.engine.write(merge(source.engine, taken.staged, spec, n_fine), path, EVENTS)
     taken.account.update(kept=kept, merged=n_fine - kept)
     return taken.staged
 

@@ -41,7 +41,7 @@ def _items(article_id: ir.StringValue) -> ir.IntegerValue:
 def _users(source: Source, customer_id: ir.StringValue) -> ir.IntegerValue:
     return ibis.ifelse(customer_id.length() == 64, source.engine.hex_int(customer_id.left(USER_DIGITS)), None)
 
-# %% ../../nbs/22_datasets.hm.ipynb #9f381e11
+# %% ../../nbs/22_datasets.hm.ipynb #59520e0b
 def read_events(source: Source) -> Reading:
     "Purchases, a row a line."
     for name in ("articles.csv", "customers.csv"):
@@ -56,7 +56,7 @@ def read_events(source: Source) -> Reading:
     judged = checked(rows, wrong, raw.columns)
     return Reading({"": RawRows(path, judged.select(
         "user_id", "item_id", "ts", "reason", "raw", event=ibis.literal("purchase"), quantity=ibis.literal(1, "int32"), price="paid",
-        channel="sales_channel_id", digits=judged.customer_id.substr(USER_DIGITS, 3)))})  # fmt: skip
+        channel=judged.sales_channel_id.try_cast("int32"), digits=judged.customer_id.substr(USER_DIGITS, 3)))})  # fmt: skip
 
 # %% ../../nbs/22_datasets.hm.ipynb #6b57b8da
 FACETS = {"type": "product_type_name", "colour": "colour_group_name", "pattern": "graphical_appearance_name", "garment": "garment_group_name",
@@ -134,7 +134,7 @@ def read_users(source: Source, seen: ir.Table, events: ir.Table) -> ir.Table:
     alone = alone.filter(alone.user_id.notnull()).anti_join(known, "raw_id")
     return known.union(alone.select(*known.columns))
 
-# %% ../../nbs/22_datasets.hm.ipynb #7c33a6bd
+# %% ../../nbs/22_datasets.hm.ipynb #9961e015
 SPEC = DatasetSpec(
     name="hm",
     title="H&M",
@@ -147,7 +147,7 @@ SPEC = DatasetSpec(
     text_kind="natural",
     image_root="hm_raw",
     facets=tuple(FACETS),
-    same=("user_id", "item_id", "event", "ts", "price", "channel"),
+    same=("user_id", "item_id", "ts", "price", "channel"),
     user_key=("user_id", "digits"),
     display={"purchase": "bought"},
 )

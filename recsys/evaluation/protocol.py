@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEAST_KS', 'SLICES', 'HEADLINE', 'QUERIES_AT_ONCE', 'N_DRAWS', 'LEVEL', 'N_PROBE', 'Values', 'LISTED_USERS',
-           'LISTED_ITEMS', 'GATE_USERS', 'N_LUCKY', 'COLD_BASELINES', 'Slice', 'Protocol', 'already_had',
-           'make_protocol', 'ask', 'draw_means', 'Ends', 'interval', 'Judgement', 'null_rows', 'silent_reason', 'judge',
-           'lists_table', 'Comparison', 'compare', 'compare_all', 'warnings', 'gate', 'refuse', 'Chance',
-           'NewestOfCategory', 'ColdRanking', 'cold_protocol', 'cold_ranking']
+           'LISTED_ITEMS', 'GATE_USERS', 'N_LUCKY', 'COLD_BASELINES', 'Slice', 'Protocol', 'make_protocol', 'ask',
+           'draw_means', 'Ends', 'interval', 'Judgement', 'null_rows', 'silent_reason', 'judge', 'lists_table',
+           'Comparison', 'compare', 'compare_all', 'warnings', 'gate', 'refuse', 'Chance', 'NewestOfCategory',
+           'ColdRanking', 'cold_protocol', 'cold_ranking']
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #c2ae06a6
-import re
+# %% ../../nbs/81_evaluation.protocol.ipynb #965f2fb5
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,11 +22,12 @@ from scipy.sparse import csr_array
 from ..data.catalog import Catalog
 from ..data.interactions import NEVER, Interactions, Queries
 from ..data.schema import DAY_MS
-from ..errors import SettingsError, StrategyError
+from ..errors import StrategyError
 from .metrics import COVERAGES, METRICS, contains, coverage, hits, per_user, targets_of
+from ..recommend import exclusion
 from ..scorers.base import Missing, Scorer, TopK
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #b7f62213
+# %% ../../nbs/81_evaluation.protocol.ipynb #48ea7fd7
 LEAST_KS = (10, 12, 20, 100)
 SLICES = ("all", "warm", "cold_users", "cold_items")
 HEADLINE = ("map", 12)  # the number models are compared by
@@ -41,7 +41,7 @@ class Slice(NamedTuple):
     rows: np.ndarray  # (S,) rows of the protocol's queries
     targets: csr_array  # (S, I)
 
-
+# %% ../../nbs/81_evaluation.protocol.ipynb #1f49972f
 @dataclass(frozen=True)
 class Protocol:
     "What every strategy is asked, and what counts as right."
@@ -68,22 +68,7 @@ class Protocol:
         users = ", ".join(f"{len(part.rows):,} {part.name}" for part in self.slices)
         return f"Protocol {self.queries.dataset}: users {users}; {self.allowed.sum():,} items allowed; k {', '.join(map(str, self.ks))}"
 
-
-def already_had(
-    queries: Queries,
-    repeat: str,  # allow, forbid, window(days): not again within so many days
-    n_items: int,
-) -> csr_array | None:
-    "(Q, I) items that the policy keeps from each user; None where it keeps none."
-    if repeat == "allow":
-        return None
-    days = re.fullmatch(r"window\((\d+)\)", repeat)
-    if repeat != "forbid" and days is None:
-        raise SettingsError(f"repeat should be allow, forbid or window(days), got {repeat!r}")
-    kept = np.ones(len(queries.past.item_nums), dtype=bool) if days is None else queries.ages() <= int(days[1])
-    return targets_of(queries.past.row_of_event[kept], queries.past.item_nums[kept], (len(queries), n_items))
-
-
+# %% ../../nbs/81_evaluation.protocol.ipynb #0146b50b
 def make_protocol(
     interactions: Interactions,  # everything before the cutoff
     user_ids: np.ndarray,  # (T,) who took something after it
@@ -97,7 +82,7 @@ def make_protocol(
     targets = targets_of(rows, item_nums, (len(judged), interactions.n_items))
     every = np.ones(interactions.n_items, dtype=bool) if allowed is None else allowed
     queries = interactions.queries(judged)
-    exclude = already_had(queries, repeat, interactions.n_items)
+    exclude = exclusion(queries, interactions.n_items, repeat)
     return Protocol(queries, targets, interactions.first_sold != NEVER, every, exclude, tuple(sorted({*ks, *LEAST_KS})))
 
 # %% ../../nbs/81_evaluation.protocol.ipynb #9c1cee52
@@ -194,7 +179,7 @@ def silent_reason(protocol: Protocol, scorer: Scorer, top: TopK) -> str | None:
         return "everything it offers is already bought or not allowed, and may not be recommended here"
     return None
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #6ddcfa3f
+# %% ../../nbs/81_evaluation.protocol.ipynb #6b1053af
 def _slice_rows(protocol: Protocol, strategy: str, top: TopK, part: Slice) -> tuple[list[dict], dict[tuple[str, int], np.ndarray]]:
     "Rows of one strategy on one slice, and the values behind them."
     nums, n_allowed = top.nums[part.rows], int(protocol.allowed.sum())
@@ -204,7 +189,7 @@ def _slice_rows(protocol: Protocol, strategy: str, top: TopK, part: Slice) -> tu
     rows += [_row(protocol, strategy, metric, k, part, covered[k][metric]) for metric in COVERAGES for k in protocol.ks]
     return rows, values
 
-
+# %% ../../nbs/81_evaluation.protocol.ipynb #0b1cce26
 _SHOWN = tuple((metric, HEADLINE[1]) for metric in METRICS)  # what carries an interval
 Values = Mapping[str, Mapping[tuple[str, int], np.ndarray]]  # strategy -> metric and k -> (S,)
 
@@ -223,7 +208,7 @@ def _with_interval(row: dict, draws: Mapping[tuple[str, str], np.ndarray]) -> di
     found = draws.get((row["strategy"], row["metric"])) if row["k"] == HEADLINE[1] and row["value"] is not None else None
     return row if found is None else row | interval(found)._asdict()
 
-
+# %% ../../nbs/81_evaluation.protocol.ipynb #472ed71d
 def judge(protocol: Protocol, scorers: Mapping[str, Scorer | Missing], seed: int = 7) -> Judgement:
     "Every strategy on the same questions."
     rows, lists, values = [], {}, {part.name: {} for part in protocol.slices}
@@ -263,7 +248,7 @@ def lists_table(judgement: Judgement, item_ids: np.ndarray, n_users: int = LISTE
         parts.append(pa.table(columns))
     return pa.concat_tables(parts)
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #2f066bd0
+# %% ../../nbs/81_evaluation.protocol.ipynb #127a01e0
 class Comparison(NamedTuple):
     "One strategy against another, by the headline metric."
 
@@ -289,7 +274,7 @@ class Comparison(NamedTuple):
         return (f"{self.dataset}, {self.slice}: {self.strategy} {told} {self.other}: {name} {self.value:.4f} against {self.other_value:.4f}, "
                 f"difference {self.difference:+.4f} [{self.lo:+.4f}, {self.hi:+.4f}], {self.n_users:,} users")  # fmt: skip
 
-
+# %% ../../nbs/81_evaluation.protocol.ipynb #457abd6f
 def compare(judgement: Judgement, strategy: str, other: str, part: str = "warm") -> Comparison:
     "Paired by user: the difference in every draw of users."
     ours, theirs = (float(judgement.headline[part][name].mean()) for name in (strategy, other))
@@ -382,7 +367,7 @@ class NewestOfCategory(Scorer):
         scores = np.round(share[:, self.categories[nums]], 3) + 1e-4 * newness  # newness decides within one share
         return np.where(queries.has_history[:, None], scores, np.nan).astype(np.float32)
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #60aa7c09
+# %% ../../nbs/81_evaluation.protocol.ipynb #7ab1654d
 N_LUCKY = 20  # seeds of chance, averaged
 COLD_BASELINES = ("random", "newest_of_category")
 
@@ -403,7 +388,7 @@ def cold_protocol(protocol: Protocol) -> Protocol:
     new[part.targets.indices] = True
     return Protocol(protocol.queries[part.rows[warm]], part.targets[warm], protocol.seen, new, None, protocol.ks)
 
-
+# %% ../../nbs/81_evaluation.protocol.ipynb #50868d47
 def cold_ranking(
     protocol: Protocol,
     scorers: Mapping[str, Scorer | Missing],
@@ -424,7 +409,7 @@ def cold_ranking(
     rows = [_row(asked, name, *key, part, float(column.mean())) for name, each in values.items() for key, column in each.items()]
     return ColdRanking(asked, [_with_interval(row, draws) for row in rows], _against_baselines(values, draws, metric))
 
-
+# %% ../../nbs/81_evaluation.protocol.ipynb #2bb9b0b0
 def _baseline_values(asked: Protocol, catalog: Catalog | None, interactions: Interactions, seed: int) -> dict[str, dict]:
     "Both baselines, chance averaged over its seeds."
     lucky = [per_user(hits(ask(asked, Chance(seed + i).fit(interactions)).nums, asked.targets), asked.ks) for i in range(N_LUCKY)]

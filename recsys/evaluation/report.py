@@ -11,10 +11,11 @@ __all__ = ['SUMMARY', 'NAMES', 'LABELS', 'COLOURS', 'ANY_COLOUR', 'WIDTH', 'HEIG
            'Example', 'Gallery', 'examples', 'render', 'Cell', 'Line', 'slice_table', 'cold_table', 'ShopReport',
            'Report', 'shop_facts', 'report_shop', 'write_report']
 
-# %% ../../nbs/82_evaluation.report.ipynb #0bd1afbc
+# %% ../../nbs/82_evaluation.report.ipynb #060b65e1
 import base64
 import io
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from markupsafe import Markup, escape
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions
@@ -52,14 +54,14 @@ def missing_in(rows: Sequence[dict]) -> dict[str, str]:
     answered = {row["strategy"] for row in rows if row["value"] is not None}
     return {row["strategy"]: row["reason"] for row in rows if row["strategy"] not in answered}
 
-# %% ../../nbs/82_evaluation.report.ipynb #16f38c0f
+# %% ../../nbs/82_evaluation.report.ipynb #46a44ea0
 SUMMARY = (("map", 12, "all"), ("map", 12, "warm"), ("recall", 12, "warm"), ("ndcg", 12, "warm"), ("hit_rate", 12, "warm"),
            ("map", 12, "cold_users"), ("recall", 100, "cold_items"))  # fmt: skip
 NAMES = {"map": "MAP", "recall": "recall", "ndcg": "NDCG", "mrr": "MRR", "hit_rate": "hit rate", "user_coverage": "answered",
          "item_coverage": "shop shown"}  # fmt: skip
 LABELS = {"all": "all users", "warm": "warm users", "cold_users": "strangers", "cold_items": "new items"}
 
-
+# %% ../../nbs/82_evaluation.report.ipynb #5facda4d
 def shown(value: float | None, metric: str = "map") -> str:
     "A value for people: four digits, coverage in percent, a dash for none."
     if value is None:
@@ -72,7 +74,7 @@ def best_value(rows: Iterable[dict], metric: str, k: int, part: str) -> float | 
     values = [row["value"] for row in rows if (row["metric"], row["k"], row["slice"]) == (metric, k, part) and row["value"] is not None]
     return max(values) if values and max(values) > min([0.0, *values] if len(values) == 1 else values) else None
 
-
+# %% ../../nbs/82_evaluation.report.ipynb #f998e44d
 def metrics_table(rows: Sequence[dict], dataset: str) -> Table:
     "One shop's metrics for the terminal, the best of each column in bold."
     mine = [row for row in rows if row["dataset"] == dataset]
@@ -88,7 +90,7 @@ def metrics_table(rows: Sequence[dict], dataset: str) -> Table:
         bold = [f"[bold green]{text}[/]" if best and text != "–" else text for text, best in cells]
         table.add_row(f"[dim]{name}[/]" if name in missing else name, *bold)
     if missing:
-        table.caption = "\n".join(f"{name}: {reason}" for name, reason in missing.items())
+        table.caption, table.caption_justify = Text("\n".join(f"{name}: {reason}" for name, reason in missing.items())), "left"
     return table
 
 
@@ -187,7 +189,7 @@ def choose_users(judgement: Judgement, n: int = N_EXAMPLES, seed: int = 7) -> li
     drawn = [(lucky, "drawn among those for whom something was found"), (blind, "drawn blindly"), (strangers, "a stranger: nothing known before")]
     return [(int(row), how) for rows, how in drawn for row in rows]
 
-# %% ../../nbs/82_evaluation.report.ipynb #7ed31858
+# %% ../../nbs/82_evaluation.report.ipynb #82efe10a
 PICTURE_HEIGHT = 168  # pixels: a tile at twice its size on screen
 
 
@@ -199,8 +201,9 @@ class Tile(NamedTuple):
     detail: str
     hit: bool
     has_picture: bool
+    hue: int = 0  # of a card without picture: the same for the same detail
 
-
+# %% ../../nbs/82_evaluation.report.ipynb #12c031c1
 def jpeg_uri(path: Path | None, height: int = PICTURE_HEIGHT) -> str | None:
     "A small copy of the picture as a data uri; None where there is none that can be read."
     if path is None or not path.exists():
@@ -224,7 +227,7 @@ def detail_of(catalog: Catalog, num: int) -> str:
     colour = next((str(value) for name, value in facets.items() if "colour" in name.lower()), "")
     return " · ".join(part for part in (last, colour) if part)
 
-# %% ../../nbs/82_evaluation.report.ipynb #926a9ca7
+# %% ../../nbs/82_evaluation.report.ipynb #f0ceda57
 class Example(NamedTuple):
     "One user: before, after, and what each strategy would have shown."
 
@@ -242,7 +245,7 @@ class Gallery(NamedTuple):
     examples: list[Example]
     pictures: dict[int, str]  # item num -> data uri
 
-
+# %% ../../nbs/82_evaluation.report.ipynb #5c6eadb5
 def examples(judgement: Judgement, catalog: Catalog, seed: int = 7) -> Gallery:
     "The users to look at."
     protocol, pictures, known = judgement.protocol, {}, {}
@@ -251,7 +254,8 @@ def examples(judgement: Judgement, catalog: Catalog, seed: int = 7) -> Gallery:
         if num not in known:
             if (uri := jpeg_uri(catalog.image_paths([num])[0])) is not None:
                 pictures[num] = uri
-            known[num] = Tile(num, catalog.titles([num])[0], detail_of(catalog, num), False, uri is not None)
+            detail = detail_of(catalog, num)
+            known[num] = Tile(num, catalog.titles([num])[0], detail, False, uri is not None, zlib.crc32(detail.encode()) % 360)
         return known[num]._replace(hit=num in targets)
 
     found = []
@@ -297,7 +301,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font
 details{margin:14px 0} summary{cursor:pointer;color:var(--soft)} @media (max-width:900px){.charts{grid-template-columns:1fr}}
 """
 
-# %% ../../nbs/82_evaluation.report.ipynb #ba376d6a
+# %% ../../nbs/82_evaluation.report.ipynb #fbc0d25a
 STYLE_GALLERY = """
 .tabs>input{position:absolute;opacity:0} .bar{display:flex;gap:6px;margin:10px 0;flex-wrap:wrap} .bar label{padding:5px 14px;border:1px solid
  var(--line);
@@ -310,20 +314,21 @@ STYLE_GALLERY = """
  78px;margin:0;width:78px}
 .pic{height:104px;border-radius:7px;background:#fff center/contain no-repeat;border:1px solid var(--line)} .txt{height:104px;border-radius:7px;
  border:1px solid var(--line);padding:7px;font-size:11px;line-height:1.3;overflow:hidden;
-background:linear-gradient(160deg,var(--tint),transparent);overflow-wrap:anywhere}
+background:hsl(var(--hue) 45% 50%/.13);overflow-wrap:anywhere}
 .tile figcaption{font-size:10.5px;line-height:1.25;color:var(--soft);margin-top:3px;height:27px;overflow:hidden;overflow-wrap:anywhere} .hit
  .pic,.hit .txt{
  outline:3px solid var(--good);outline-offset:-1px} .hit{position:relative}
  .hit::after{content:"✓";position:absolute;top:-4px;right:-3px;width:18px;height:18px;
  border-radius:50%;background:var(--good);color:var(--card);font-size:12px;line-height:18px;text-align:center}
  .empty{font-size:12.5px;color:var(--soft);padding:8px 0}
+.plain .txt{height:58px}
 @media print{.pane{display:block}}
 """
 STYLE_TABS = "".join(f".tabs>input:nth-of-type({n}):checked~.pane:nth-of-type({n + 1}){{display:block}}"
                      f".tabs>input:nth-of-type({n}):checked~.bar label:nth-child({n}){{color:var(--bg);background:var(--ink);border-color:var(--ink)}}"
                      f".tabs>input:nth-of-type({n}):focus-visible~.bar label:nth-child({n}){{outline:2px solid var(--good)}}" for n in range(1, 5))  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #6acfc090
+# %% ../../nbs/82_evaluation.report.ipynb #9ba171f5
 TABLE = """
 <table><thead><tr><th>strategy</th><th class="left">MAP@12 with interval</th>
 {% for metric, k in columns %}<th>{{ names[metric] }}{% if not metric.endswith('coverage') %}@{{ k }}{% endif %}</th>{% endfor %}
@@ -352,13 +357,13 @@ TILES = """
  tile.title }}">
 {% if tile.has_picture %}<div class="pic {{ prefix }}{{ tile.num }}" role="img" aria-label="{{ tile.title }}"></div><figcaption>{{ tile.title
  }}</figcaption>
-{% else %}<div class="txt">{{ tile.title }}</div><figcaption>{{ tile.detail }}</figcaption>{% endif %}</figure>{% endfor %}</div>
+{% else %}<div class="txt" style="--hue:{{ tile.hue }}">{{ tile.title }}</div><figcaption>{{ tile.detail }}</figcaption>{% endif %}</figure>{% endfor %}</div>
 {% else %}<div class="empty">nothing to recommend</div>{% endif %}{% endmacro %}
 """
 
-# %% ../../nbs/82_evaluation.report.ipynb #b4509804
+# %% ../../nbs/82_evaluation.report.ipynb #2991c878
 SHOP = """
-{% import "tiles" as show %}<section id="{{ shop.name }}"><h2>{{ shop.name }}</h2>
+{% import "tiles" as show %}<section id="{{ shop.name }}"{% if shop.plain %} class="plain"{% endif %}><h2>{{ shop.name }}</h2>
 <ul class="facts">{% for name, value in shop.facts %}<li><b>{{ value }}</b><span>{{ name }}</span></li>{% endfor %}</ul>
 {% for sentence in shop.warnings %}<div class="warning" role="alert">{{ sentence }}</div>{% endfor %}
 <h3>What each strategy found</h3><div class="tabs">
@@ -384,6 +389,8 @@ A green ring marks an item they really took.</small></p>
 {% if n_hits %}<span class="found">{{ n_hits }} found</span>{% endif %}</div>{{ show.tiles(items, shop.prefix) }}</div>{% endfor %}
 </div></article>{% endfor %}{% endif %}</section>
 """
+
+# %% ../../nbs/82_evaluation.report.ipynb #5752dc11
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head><body><main><h1>{{ title }}</h1>
 <p class="soft">Every strategy was asked the same: same users, same items, same k, same exclusions, same truth. Users without recommendations
@@ -407,7 +414,7 @@ def render(template: str, **values: object) -> Markup:
     pages = Environment(loader=DictLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return Markup(pages.get_template(template).render(**values))
 
-# %% ../../nbs/82_evaluation.report.ipynb #fe8bf0fa
+# %% ../../nbs/82_evaluation.report.ipynb #fb4b86ce
 COLUMNS = (("map", 12), ("recall", 12), ("recall", 100), ("ndcg", 12), ("mrr", 12), ("hit_rate", 12), ("user_coverage", 12), ("item_coverage", 12))
 ABOUT = {
     "all": "Everybody who took something after the cutoff.", "warm": "Users with an event before the cutoff.",
@@ -433,7 +440,7 @@ class Line(NamedTuple):
     cells: list[Cell]
     against: Comparison | None
 
-
+# %% ../../nbs/82_evaluation.report.ipynb #56658318
 def slice_table(rows: Sequence[dict], part: str, comparisons: Sequence[Comparison] = ()) -> Markup:
     "One slice of one shop as html."
     tops = [best_value(rows, metric, k, part) for metric, k in COLUMNS]
@@ -464,7 +471,7 @@ def cold_table(cold: ColdRanking) -> Markup:
                       "over": [over.get((name, other)) for other in COLD_BASELINES]})  # fmt: skip
     return render("cold", lines=lines)
 
-# %% ../../nbs/82_evaluation.report.ipynb #da340c25
+# %% ../../nbs/82_evaluation.report.ipynb #a48efa7c
 @dataclass(frozen=True)
 class ShopReport:
     "What one shop contributes to the page."
@@ -479,9 +486,10 @@ class ShopReport:
 
     def section(self, n: int) -> Markup:
         "The shop's part of the page; n keeps its pictures apart from those of other shops."
-        return render("shop", shop={"name": self.name, "facts": self.facts, "warnings": self.warnings, "prefix": f"p{n}-", "panes": self._panes(),
-                                    "charts": self._charts(), "missing": list(missing_in(self.rows).items()), "people": self._people()} | self._cold(),
-                      n_tiles=N_TILES, colours=COLOURS, any_colour=ANY_COLOUR)  # fmt: skip
+        shop = {"name": self.name, "facts": self.facts, "warnings": self.warnings, "prefix": f"p{n}-", "panes": self._panes(),
+                "plain": not (self.gallery and self.gallery.pictures), "charts": self._charts(),
+                "missing": list(missing_in(self.rows).items()), "people": self._people()}  # fmt: skip
+        return render("shop", shop=shop | self._cold(), n_tiles=N_TILES, colours=COLOURS, any_colour=ANY_COLOUR)
 
     def _panes(self) -> list[dict]:
         n_users = {row["slice"]: row["n_users"] for row in self.rows}
@@ -507,7 +515,7 @@ class ShopReport:
             {"title": f"user {one.user_id}", "about": f"{one.how}; {one.n_before:,} events before", "before": one.before, "after": one.after,
              "lists": [(name, tiles, sum(tile.hit for tile in tiles)) for name, tiles in one.lists]} for one in self.gallery.examples]  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #b51fbffb
+# %% ../../nbs/82_evaluation.report.ipynb #3b07ed98
 @dataclass(frozen=True)
 class Report:
     "All shops of a run on one page."
@@ -531,7 +539,7 @@ class Report:
         tables = "".join(f"<h3>{escape(shop.name)}</h3>{slice_table(shop.rows, 'all', shop.comparisons)}" for shop in self.shops)
         return f"<style>{STYLE}</style>{tables}"
 
-
+# %% ../../nbs/82_evaluation.report.ipynb #76e99c90
 def shop_facts(judgement: Judgement, interactions: Interactions, repeat: str, end_at: int | None = None) -> list[tuple[str, str]]:
     "What a reader must know of the data before believing a number."
     n_users = {part.name: len(part.rows) for part in judgement.protocol.slices}
@@ -544,7 +552,7 @@ def shop_facts(judgement: Judgement, interactions: Interactions, repeat: str, en
             ("may be recommended", f"{judgement.protocol.allowed.sum():,}"), ("users judged", f"{n_users['all']:,}"),
             ("of them warm", f"{n_users['warm']:,}"), ("already bought", repeat)]  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #cb5e7951
+# %% ../../nbs/82_evaluation.report.ipynb #459f9f8d
 def report_shop(
     judgement: Judgement,
     interactions: Interactions,
@@ -555,7 +563,7 @@ def report_shop(
     seed: int = 7,
 ) -> ShopReport:
     "A shop's part of the page."
-    parts_of = {name: tuple(parts) for name, scorer in scorers.items() if (parts := getattr(scorer, "parts", ()))}
+    parts_of = {name: tuple(parts) for name, scorer in scorers.items() if (parts := getattr(scorer, "scorers", ()))}
     cold = cold_ranking(judgement.protocol, scorers, catalog, interactions, seed=seed)
     return ShopReport(interactions.dataset, shop_facts(judgement, interactions, repeat, end_at), judgement.rows, compare_all(judgement),
                       warnings(judgement, parts_of), cold, examples(judgement, catalog, seed))  # fmt: skip

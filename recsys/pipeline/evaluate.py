@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluate']
 
-# %% ../../nbs/pipeline/14_evaluate.ipynb #eda43af9
+# %% ../../nbs/pipeline/14_evaluate.ipynb #3c43a20f
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from ..data.split import datasets, load_window, read_cutoffs
 from ..evaluation.protocol import gate, judge, lists_table, make_protocol, refuse
 from ..evaluation.report import Report, report_shop, write_report
-from ..recommend import allowed_items, load_scorers
+from ..recommend import allowed_items, load_scorers, sale_weeks
 
-# %% ../../nbs/pipeline/14_evaluate.ipynb #3f24e6d7
+# %% ../../nbs/pipeline/14_evaluate.ipynb #87f46a64
 def evaluate(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -33,7 +33,7 @@ def evaluate(
         policy = repeat or (about["repeat"] if cutoffs[name].kind == "time" else "forbid")
         scorers = load_scorers(inputs, name, "final", dials=dials)
         user_ids = window.truth.user_ids.repeat(window.truth.indptr[1:] - window.truth.indptr[:-1])
-        allowed = allowed_items(window.interactions, window.catalog)
+        allowed = allowed_items(window.interactions, window.catalog, sale_weeks(inputs["split"], name))
         protocol = make_protocol(window.interactions, user_ids, window.truth.item_nums, allowed, policy, ks)
         judged[name] = judge(protocol, scorers, seed)
         pq.write_table(lists_table(judged[name], window.interactions.items.ids), Path(out_dir) / f"recommendations_{name}.parquet", compression="zstd")
@@ -48,4 +48,5 @@ def _facts(shops: Sequence) -> list[tuple[str, str]]:
     "What stands at the top of the page."
     rows = [row for shop in shops for row in shop.rows]
     answered = {row["strategy"] for row in rows if row["value"] is not None}
-    return [("shops", str(len(shops))), ("strategies that answered", str(len(answered))), ("numbers measured", f"{sum(r['value'] is not None for r in rows):,}")]
+    n_measured = sum(row["value"] is not None for row in rows)
+    return [("shops", str(len(shops))), ("strategies that answered", str(len(answered))), ("numbers measured", f"{n_measured:,}")]

@@ -5,43 +5,44 @@
 # %% auto #0
 __all__ = ['faiss']
 
-# %% ../../nbs/pipeline/08_faiss.ipynb #b4476dd3
+# %% ../../nbs/pipeline/08_faiss.ipynb #01f5c1bd
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..content.fuse import BLOCK_DIMS, IMAGE_WEIGHT, Fused, fuse, save_fusion
+from ..content.fuse import IMAGE_DIMS, IMAGE_WEIGHT, TEXT_DIMS, Fused, fuse
 from ..data.schema import ITEMS, read_table
 from ..vectors.index import ItemIndex, ShopIndex
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/pipeline/08_faiss.ipynb #4c179c5a
+# %% ../../nbs/pipeline/08_faiss.ipynb #c61cae56
 def faiss(
     inputs: Mapping[str, Path],
     out_dir: Path,
     *,
     image_weight: float = IMAGE_WEIGHT,
-    block_dims: int = BLOCK_DIMS,
+    image_dims: int = IMAGE_DIMS,
+    text_dims: int = TEXT_DIMS,
     kind: str = "auto",
 ) -> dict:
-    "Write `item_vectors_<shop>`, `fusion_<shop>`, `faiss_items_<shop>` (and `_select` where texts are dated) and the router `faiss_items.json`."
+    "Write `item_vectors_<shop>`, `faiss_items_<shop>` (and `_select` where texts are dated) and the router `faiss_items.json`."
     shops, summary = json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8")), {}
     for window in ("_select", ""):  # the final one last: the router speaks of it
-        stems = {name: f"{name}{window}" for name in shops if window == "" or (Path(inputs["text_embeddings"]) / f"text_embeddings_{name}{window}.safetensors").exists()}
-        fused = {name: _fused(inputs, name, window, image_weight, block_dims) for name in stems}
+        dated = lambda name, window=window: (Path(inputs["text_embeddings"]) / f"text_embeddings_{name}{window}.safetensors").exists()
+        stems = {name: f"{name}{window}" for name in shops if window == "" or dated(name)}
+        fused = {name: _fused(inputs, name, window, image_weight, image_dims, text_dims) for name in stems}
         for name, one in fused.items():
             one.table.save(Path(out_dir) / f"item_vectors_{stems[name]}.safetensors")
-            save_fusion(one, image_weight, Path(out_dir) / f"fusion_{stems[name]}.safetensors")
             summary |= {f"{stems[name]}_{key}": n for key, n in one.counts.items()}
         indexes = {name: ItemIndex.build(one.table, kind) for name, one in fused.items()}
         ShopIndex(indexes, {name: one.counts for name, one in fused.items()}).save(out_dir, window)
     return summary
 
 
-def _fused(inputs: Mapping[str, Path], name: str, window: str, image_weight: float, block_dims: int) -> Fused:
+def _fused(inputs: Mapping[str, Path], name: str, window: str, image_weight: float, image_dims: int, text_dims: int) -> Fused:
     paths = {"image": Path(inputs["image_embeddings"]) / f"image_embeddings_{name}.safetensors",
              "text": Path(inputs["text_embeddings"]) / f"text_embeddings_{name}{window}.safetensors"}  # fmt: skip
     tables = {role: VectorTable.load(path) if path.exists() else None for role, path in paths.items()}
     items = Path(inputs["split"]) / f"items_{name}{window}.parquet"
     items = items if items.exists() else Path(inputs["split"]) / f"items_{name}.parquet"
-    return fuse(tables["image"], tables["text"], len(read_table(items, ITEMS, ["item_id"])), image_weight, block_dims)
+    return fuse(tables["image"], tables["text"], len(read_table(items, ITEMS, ["item_id"])), image_weight, image_dims, text_dims)

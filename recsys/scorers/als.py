@@ -6,7 +6,7 @@
 __all__ = ['FOLD_BLOCK', 'FoldIn', 'same_history', 'AlsScorer', 'export_interactions', 'unpack_factors', 'find_factors',
            'import_factors']
 
-# %% ../../nbs/64_scorers.als.ipynb #8440e7a5
+# %% ../../nbs/64_scorers.als.ipynb #112ba505
 import hashlib
 import json
 import shutil
@@ -20,7 +20,7 @@ import pandas as pd
 
 from ..data.catalog import Catalog
 from ..data.ids import IdMap
-from ..data.interactions import Histories, Interactions, Queries
+from ..data.interactions import Interactions, Queries
 from ..errors import FactorsError, MissingFileError
 from .als_fit import file_hash, fit_als, read_interactions_csv
 from .base import VectorScorer
@@ -158,7 +158,7 @@ class AlsScorer(VectorScorer):
         tables = (VectorTable.load(Path(folder) / f"als_{interactions.dataset}_{what}.safetensors") for what in ("users", "items"))
         return scorer._take(interactions, *tables)
 
-# %% ../../nbs/64_scorers.als.ipynb #b30c9351
+# %% ../../nbs/64_scorers.als.ipynb #4882a4ac
 def export_interactions(interactions_dir: Path | str, to: Path | str) -> list[Path]:
     "Copy each shop's interactions csv to a folder, e.g. for Colab; the paths written."
     found = sorted(Path(interactions_dir).glob("interactions_*.csv"))
@@ -191,9 +191,10 @@ def find_factors(folder: Path | str, dataset: str) -> Path:
     for place in places:
         if (place / "user_factors.csv").exists():
             return place
-    raise FactorsError(f"expected {dataset}/user_factors.csv, item_factors.csv and factors.json among the factors, found none; run 04_als on interactions_{dataset}.csv")
+    raise FactorsError(f"expected {dataset}/user_factors.csv, item_factors.csv and factors.json among the factors, found none; "
+                       f"run 04_als on interactions_{dataset}.csv")  # fmt: skip
 
-# %% ../../nbs/64_scorers.als.ipynb #8d844550
+# %% ../../nbs/64_scorers.als.ipynb #cc0b86aa
 def _factor_rows(
     path: Path,
     expected: np.ndarray,  # (N,) nums of the csv, ascending
@@ -227,7 +228,7 @@ def import_factors(
     "User and item vectors under their ids, and what factors.json says of them."
     said = Path(folder) / "factors.json"
     if not said.exists():
-        raise FactorsError(f"expected factors.json beside {Path(csv).stem}'s factors, found none; it says which interactions they belong to: copy it too")
+        raise FactorsError(f"expected factors.json beside the factors of {Path(csv).name}, found none; it says what they were trained on: copy it too")
     about, sent = json.loads(said.read_text()), file_hash(csv)
     if about.get("interactions_hash") != sent:
         raise FactorsError(f"these factors were trained on interactions {str(about.get('interactions_hash'))[:12]}, but {Path(csv).name} is {sent[:12]}; "

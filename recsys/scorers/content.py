@@ -17,7 +17,7 @@ from ..data.interactions import Interactions, Queries
 from .base import VectorScorer
 from ..vectors.table import VectorTable, unit_rows
 
-# %% ../../nbs/65_scorers.content.ipynb #c27b2bf0
+# %% ../../nbs/65_scorers.content.ipynb #b9a7cecd
 HALF_LIFE_DAYS = 14.0
 
 
@@ -29,7 +29,8 @@ def history_vectors(
     "(Q, d) unit vectors of the histories, NaN where no event has a vector."
     past = queries.past
     has = np.isfinite(item_vectors[:, 0])
-    decay = np.exp2(-np.maximum(queries.ages(), 0) / half_life_days)
+    ages, newest = queries.ages(), np.maximum(past.indptr[1:] - 1, 0)[past.row_of_event]
+    decay = np.exp2((ages[newest] - ages) / half_life_days)  # from each history's newest event: a common factor would cancel, or underflow to 0
     weights = (past.weights * decay * has[past.item_nums]).astype(np.float32)
     used = np.unique(past.item_nums)  # of a large catalogue a few queries touch little
     places = csr_array((weights, np.searchsorted(used, past.item_nums), past.indptr), shape=(len(queries), len(used)))

@@ -21,7 +21,7 @@ from ..errors import SettingsError, StrategyError
 from .base import STRATEGIES, Missing, Scorer
 from .repurchase import SparseScorer
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #6655840f
+# %% ../../nbs/67_scorers.hybrid.ipynb #5da82324
 PRESETS = {
     "hybrid": {"content": 0.4, "als": 0.4, "als_tower": 0.2},
     "hybrid_generalizable": {"content": 0.5, "two_tower": 0.5},  # no ids inside: answers for new users and new products
@@ -31,10 +31,8 @@ PARTS = tuple(name for name in STRATEGIES if not name.startswith("hybrid"))
 
 def read_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
     "Weights by strategy, from `content:.4,als:.4` or a mapping; they add up to 1."
-    if isinstance(weights, str):
-        pairs = [pair.partition(":")[::2] for pair in weights.replace(" ", "").split(",") if pair]
-    else:
-        pairs = list(weights.items())
+    written = weights.replace(" ", "").split(",") if isinstance(weights, str) else []
+    pairs = [pair.partition(":")[::2] for pair in written if pair] or list(weights.items() if isinstance(weights, Mapping) else [])
     unknown = [name for name, _ in pairs if name not in PARTS]
     try:
         found = {name: float(value) for name, value in pairs}
@@ -220,7 +218,7 @@ def unite(lists: Sequence[np.ndarray]) -> np.ndarray:
     nums = np.take_along_axis(nums, np.argsort(nums < 0, axis=1, kind="stable"), axis=1)
     return nums[:, : max(1, int((nums >= 0).sum(axis=1).max(initial=0)))]
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #b9058f41
+# %% ../../nbs/67_scorers.hybrid.ipynb #06f47faa
 def candidate_table(
     scorers: Mapping[str, Scorer],
     queries: Queries,
@@ -267,7 +265,8 @@ def tune_hybrid(table: Table, trials: int = 200, seed: int = 7, also: Sequence[M
 
     def value_of(weights: Mapping[str, float], kinds: Mapping[str, str]) -> float:
         total = sum(weights.values())
-        log.append({"value": table.mean_ap(weights, kinds)} | {f"weight_{p}": weights[p] / total if total else 0.0 for p in parts} | {f"kind_{p}": kinds[p] for p in parts})
+        shares = {f"weight_{part}": weights[part] / total if total else 0.0 for part in parts}
+        log.append({"value": table.mean_ap(weights, kinds)} | shares | {f"kind_{part}": kinds[part] for part in parts})
         return log[-1]["value"]
 
     def objective(trial: optuna.Trial) -> float:
@@ -276,7 +275,7 @@ def tune_hybrid(table: Table, trials: int = 200, seed: int = 7, also: Sequence[M
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(20, trials // 5)))
-    starts = [{part: 1.0} for part in parts] + [dict(weights) for weights in also] + [{part: 1.0 for part in parts}]
+    starts = [{part: 1.0} for part in parts] + [dict(weights) for weights in also] + [dict.fromkeys(parts, 1.0)]
     for start in starts:
         study.enqueue_trial({f"weight_{part}": start.get(part, 0.0) for part in parts} | {f"kind_{part}": "peak" for part in parts})
     study.optimize(objective, n_trials=len(starts) + trials)

@@ -15,7 +15,7 @@ from ..data.catalog import Catalog
 from ..data.interactions import Interactions, Queries
 from .base import Scorer, TopK, best
 
-# %% ../../nbs/61_scorers.popularity.ipynb #ab147644
+# %% ../../nbs/61_scorers.popularity.ipynb #2852d1d5
 class PopularityScorer(Scorer):
     "The same for everybody: how much an item sold lately. An item never sold is NaN."
 
@@ -28,7 +28,7 @@ class PopularityScorer(Scorer):
     def fit(self, interactions: Interactions, items: Catalog | None = None, at: int | None = None) -> Self:
         "Count."
         self.interactions = interactions
-        recent, ever = interactions.popularity(self.days), interactions.popularity()
+        recent, ever = (interactions.popularity(days).astype(np.float64) for days in (self.days, None))
         least = recent[recent > 0].min(initial=np.inf)
         tie = ever / max(2 * ever.max(initial=0), 1) * min(least, 1.0)  # less than one sale: only decides between equals
         sold = interactions.first_sold >= 0

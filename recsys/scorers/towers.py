@@ -21,7 +21,7 @@ from ..towers.model import HISTORY, Past
 from ..towers.pairs import block
 from ..towers.train import TowerModel, read_record
 
-# %% ../../nbs/66_scorers.towers.ipynb #22bcd526
+# %% ../../nbs/66_scorers.towers.ipynb #76933026
 USERS_AT_ONCE = 2048
 STEMS = {"two_tower": "content_two_tower", "als_tower": "als_finetuned"}  # strategy -> what its artifact is called
 
@@ -47,7 +47,7 @@ class TowerScorer(VectorScorer):
         self.interactions = interactions
         self.item_vectors = self.model.items[interactions.dataset].rows(interactions.items.ids, missing="nan")
         self.has_vector = np.isfinite(self.item_vectors[:, 0])
-        self.tastes = torch.from_numpy(np.nan_to_num(self.item_vectors[:, : self.model.towers.config.embedding_size]))
+        self.tastes = torch.from_numpy(np.nan_to_num(self.item_vectors[:, : self.model.towers.config.item_size]))
         return self
 
     def user_vectors(self, queries: Queries) -> np.ndarray:
@@ -62,7 +62,7 @@ class TowerScorer(VectorScorer):
         arrays = (seen.nums, seen.known & self.has_vector[seen.nums], seen.ages, seen.codes, attributes)
         start = None if self.start is None else self.start(queries)
         past = Past(*(torch.from_numpy(array) for array in arrays), None if start is None else torch.from_numpy(np.nan_to_num(start)))
-        users = self.model.towers.user(queries.dataset, past, torch.nn.functional.embedding(past.places, self.tastes)).numpy()
+        users = self.model.towers.users(queries.dataset, past, torch.nn.functional.embedding(past.places, self.tastes)).numpy()
         return users if start is None else np.where(np.isfinite(start).all(axis=1)[:, None], users, np.float32(np.nan))
 
     def save(self, folder: Path | str) -> None:

@@ -30,11 +30,11 @@ from ..recommend import Recommender, load_scorers, sale_weeks
 from ..scorers.base import Missing, Scorer
 from ..store import file_hash, json_hash, write_json
 
-# %% ../../nbs/90_serving.bundle.ipynb #df528b74
+# %% ../../nbs/90_serving.bundle.ipynb #f590a85b
 FORMAT = 1
 STEPS = ("events", "split", "interactions", "als", "als_import", "faiss", "user_vectors", "two_tower", "als_tower", "hybrid", "tune")
 LEFT_OUT = (
-    "events*.parquet", "items.parquet", "item_properties*", "rejects*", "given_*", "train*", "valid*", "test*", "trials*", "*_select.*",
+    "events*.parquet", "items.parquet", "item_properties*", "rejects*", "accounting.json", "given_*", "train*", "valid*", "test*", "trials*", "*_select.*",
     "*.csv", "*.png", "*.html", "manifest.json", "loss.json", "*.ckpt", "*.part",
 )  # fmt: skip
 

@@ -226,7 +226,7 @@ def attribute_buckets(attributes: Sequence[dict[str, object]], dataset: str, wid
             table[row, column] = 0 if value is None else bucket(f"{dataset}|{name}={shown}")
     return table
 
-# %% ../../nbs/50_towers.pairs.ipynb #07a5a7f0
+# %% ../../nbs/50_towers.pairs.ipynb #28579533
 class Attributes(NamedTuple):
     "What is known of users besides what they did."
 
@@ -241,7 +241,7 @@ class Attributes(NamedTuple):
         return np.where((self.user_ids[places] == user_ids)[:, None], self.buckets[places], 0)
 
 
-ATTRIBUTES = 4  # user attributes looked at
+ATTRIBUTES = 8  # user attributes looked at
 NOTHING_KNOWN = Attributes(np.zeros(0, np.int64), np.zeros((0, ATTRIBUTES), np.int64))
 
 

@@ -161,7 +161,7 @@ def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts:
     nobody = np.full(len(user_nums), -1)
     return Queries(shop.dataset, nobody.astype(np.int64), nobody.astype(np.int32), at, taken, shop.interactions.time_unit)
 
-# %% ../../nbs/52_towers.train.ipynb #41a297ba
+# %% ../../nbs/52_towers.train.ipynb #13adafaa
 def past_of(feed: Feed, rows: np.ndarray, places_of: Callable[[np.ndarray], np.ndarray]) -> Past:
     "The histories of these pairs, only what is strictly older than each."
     past, columns = feed.shop.interactions.past, feed.columns
@@ -211,13 +211,13 @@ def make_batch(
 def batch_loss(towers: Towers, shop: str, batch: Batch, nums: np.ndarray) -> Tensor:
     "The sampled softmax loss of a batch."
     tastes = towers.items(shop, batch.vectors, batch.categories, batch.prices)
-    users = towers.user(shop, batch.past, torch.nn.functional.embedding(batch.past.places, tastes))
+    users = towers.users(shop, batch.past, torch.nn.functional.embedding(batch.past.places, tastes))
     items = torch.cat([torch.nn.functional.embedding(batch.candidates, tastes), towers.trend(batch.seen)], dim=1)
     return sampled_softmax(users.float(), items.float(), torch.from_numpy(nums), batch.log_expected, batch.weights)
 
-# %% ../../nbs/52_towers.train.ipynb #2b045c6e
+# %% ../../nbs/52_towers.train.ipynb #3249ec48
 def item_tastes(towers: Towers, shop: TowerShop, nums: np.ndarray) -> Tensor:
-    "(n, d) tastes of these items."
+    "(n, d + WAVES) tastes and fingerprints of these items."
     inputs = (shop.vectors, shop.categories, shop.price_ranks)
     parts = [nums[start : start + 8192] for start in range(0, len(nums), 8192)]
     return torch.cat([towers.items(shop.dataset, *(torch.from_numpy(array[part]) for array in inputs)) for part in parts])
@@ -225,9 +225,9 @@ def item_tastes(towers: Towers, shop: TowerShop, nums: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def item_outputs(towers: Towers, shop: TowerShop) -> np.ndarray:
-    "(I, d + TREND_SIZE) float32 item vectors as of the shop's cutoff; NaN rows for items without an input vector."
+    "(I, d + WAVES + TREND_SIZE) float32 item vectors as of the shop's cutoff; NaN rows for items without an input vector."
     nums = np.flatnonzero(shop.has_vector)
-    made = np.full((shop.interactions.n_items, towers.trends.out_features + towers.config.embedding_size), np.nan, dtype=np.float32)
+    made = np.full((shop.interactions.n_items, towers.trends.out_features + towers.config.item_size), np.nan, dtype=np.float32)
     made[nums] = torch.cat([item_tastes(towers, shop, nums), towers.trend(torch.from_numpy(shop.trends.at(nums, shop.interactions.at)))], dim=1)
     return made
 
@@ -240,7 +240,7 @@ def valid_loss(towers: Towers, feed: Feed) -> float:
     for period in np.unique(feed.periods[feed.valid_rows]):
         rows = feed.valid_rows[feed.periods[feed.valid_rows] == period]
         past = past_of(feed, rows, lambda wanted: np.searchsorted(nums, wanted))
-        users = towers.user(feed.shop.dataset, past, tastes[past.places])
+        users = towers.users(feed.shop.dataset, past, tastes[past.places])
         items = torch.cat([tastes, towers.trend(torch.from_numpy(feed.shop.trends.at(nums, feed.moment(period))))], dim=1)
         losses.append(full_softmax(users, items, torch.from_numpy(np.searchsorted(nums, feed.columns["item_num"][rows]))))
     return float(torch.cat(losses).mean()) if losses else float("nan")
@@ -393,13 +393,13 @@ def stopped(losses: list[dict[str, float]]) -> bool:
 def _copy(towers: Towers) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in towers.state_dict().items()}
 
-# %% ../../nbs/52_towers.train.ipynb #66184aaa
+# %% ../../nbs/52_towers.train.ipynb #57afb601
 @dataclass(frozen=True)
 class TowerModel:
     "Trained towers with the item vectors they serve."
 
     towers: Towers
-    items: dict[str, VectorTable]  # shop -> (N, d + TREND_SIZE), as of the cutoff
+    items: dict[str, VectorTable]  # shop -> (N, d + WAVES + TREND_SIZE), as of the cutoff
     attributes: dict[str, Attributes]
     record: dict[str, object]  # losses, dials, reasons of shops left out
 

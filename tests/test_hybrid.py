@@ -1,0 +1,82 @@
+"""The hybrid: silence, floors, and a search that is not worse than its best part."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from scorer_contract import N_ITEMS, made_up_shop
+
+from recsys.data.interactions import History, Query
+from recsys.errors import SettingsError
+from recsys.scorers.als import AlsScorer
+from recsys.scorers.base import Scorer
+from recsys.scorers.hybrid import HybridScorer, candidate_table, read_weights, tune_hybrid
+from recsys.scorers.item_knn import ItemKnnScorer
+from recsys.scorers.popularity import PopularityScorer
+from recsys.scorers.repurchase import RepurchaseScorer
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return made_up_shop()
+
+
+@pytest.fixture(scope="module")
+def parts(shop):
+    scorers = (AlsScorer(embedding_size=8, epochs=5), ItemKnnScorer(neighbours=20), RepurchaseScorer(), PopularityScorer())
+    return {scorer.name: scorer.fit(shop) for scorer in scorers}
+
+
+@pytest.mark.parametrize("bad", ["", "als", "als:x", "als:-1", "magic:1", "als:0", "als:nan", "als:inf"])
+def test_bad_weights_are_refused(bad):
+    with pytest.raises(SettingsError, match="weights should be written"):
+        read_weights(bad)
+
+
+def test_a_silent_scorer_gives_its_weight_to_the_rest(shop, parts):
+    stranger = shop.resolve([Query("shop", user_id=4242)])
+    blend = HybridScorer(parts, "als:.9,popularity:.1").fit(shop).score(stranger)
+    alone = HybridScorer(parts, "popularity:1").fit(shop).score(stranger)
+    np.testing.assert_allclose(blend, alone, rtol=1e-6)
+
+
+class Everything(Scorer):
+    "Likes every item the same bit more, also those nobody bought."
+
+    name = "content"
+
+    def columns(self, queries, nums):
+        return np.tile(nums.astype(np.float32), (len(queries), 1))
+
+
+def test_a_scorer_silent_on_an_item_gives_its_floor_not_its_weight(shop, parts):
+    scorers = parts | {"content": Everything().fit(shop)}
+    asked = shop.queries([0, 1])
+    top = HybridScorer(scorers, "als:.8,content:.2").fit(shop).top_k(asked, 5)
+    assert (top.nums < 40).all()  # 40 to 44 were never sold: content alone speaks about them, and loudest
+    assert np.isfinite(HybridScorer(scorers, "als:.8,content:.2").fit(shop).score(asked)[:, 40:]).all()
+
+
+def test_the_score_does_not_know_what_is_allowed_or_how_many_are_wanted(shop, parts):
+    hybrid, asked = HybridScorer(parts, "als:.5,item_knn:.3,popularity:.2").fit(shop), shop.queries([0, 1, 2])
+    few = np.arange(N_ITEMS) < 7
+    for top in (hybrid.top_k(asked, 3), hybrid.top_k(asked, 20), hybrid.top_k(asked, 3, few)):
+        rows, places = np.nonzero(top.nums >= 0)
+        np.testing.assert_allclose(top.scores[rows, places], hybrid.score(asked)[rows, top.nums[rows, places]], rtol=1e-5)
+
+
+def test_the_sample_is_drawn_by_seed(shop, parts):
+    one, same, other = (HybridScorer(parts, "als:1", seed=seed).fit(shop).sample for seed in (1, 1, 2))
+    assert np.array_equal(one, same) and len(one) == len(other)
+
+
+def test_tuning_is_not_worse_than_the_best_part(shop, parts):
+    asked = shop.resolve([Query("shop", history=History([int(shop.items.ids[n]) for n in shop.queries([user]).history(0)[:4]])) for user in range(60)])
+    rows = [(user, num) for user in range(60) for num in shop.queries([user]).history(0)[4:]]
+    targets = csr_array((np.ones(len(rows)), tuple(np.array(rows).T)), shape=(60, N_ITEMS))
+    targets.sum_duplicates()
+    table = candidate_table(parts, asked, targets)
+    alone = [table.mean_ap({part: 1.0}, dict.fromkeys(parts, "peak")) for part in parts]
+    found = tune_hybrid(table, trials=30)
+    assert found.value >= max(alone)
+    assert found.value == pytest.approx(table.mean_ap(found.weights, found.kinds), abs=2e-3)
+    assert tune_hybrid(table, trials=30).weights == found.weights

@@ -1,0 +1,280 @@
+"""The towers: nothing of the future, the same every time, and the promises of every scorer."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from recsys.data.interactions import from_events
+from recsys.data.schema import DAY_MS
+from recsys.errors import ArtifactError, StrategyError, VectorsError
+from recsys.scorers.als import AlsScorer
+from recsys.scorers.base import Missing
+from recsys.scorers.towers import TowerScorer, load_tower
+from recsys.towers.model import TowerConfig
+from recsys.towers.pairs import TowerShop, Trends, batches, earlier, make_pairs, period_of
+from recsys.towers.train import Feed, TowerModel, TrainDials, past_of, train_towers, why_not
+from scorer_contract import N_ITEMS, ScorerContract
+
+DIALS = TrainDials(epochs=2, learning_rate=0.01, batch_size=64)
+
+
+def shop_of_tastes(name="shop", n_items=60, n_users=90, seed=0, dims=8, time_unit="ms"):
+    "Three tastes, skewed sales, a re-buy now and then; the last six items were never sold."
+    rng = np.random.default_rng(seed)
+    liked = 1 / np.arange(1, (n_items - 6) // 3 + 1)
+    items = np.stack([rng.choice(np.arange(user % 3, n_items - 6, 3), 6, p=liked / liked.sum()) for user in range(n_users)])
+    items[:, 5] = np.where(rng.random(n_users) < 0.5, items[:, 4], items[:, 5])
+    times = np.sort(rng.integers(0, 40, items.shape), axis=1) * DAY_MS if time_unit == "ms" else np.tile(np.arange(6), (n_users, 1))
+    events = pa.table({"user_id": np.repeat(np.arange(n_users), 6), "item_id": items.ravel(), "event": ["purchase"] * items.size,
+                       "ts": pa.array(times.ravel()).cast(pa.timestamp("ms", "UTC")), "quantity": [1] * items.size,
+                       "price": [1.0] * items.size})  # fmt: skip
+    shop = from_events(events, name, {"purchase": 1.0}, 40 * DAY_MS if time_unit == "ms" else 6, np.arange(n_items), time_unit)
+    angles = np.arange(n_items) * 2 * np.pi / 3
+    content = np.c_[np.cos(angles), np.sin(angles), rng.normal(size=(n_items, dims - 2)) * 0.3].astype(np.float32)
+    return TowerShop.of(shop, content, f"made up {name}")
+
+
+def config_of(*shops, **more):
+    return TowerConfig({shop.dataset: shop.vectors.shape[1] for shop in shops}, embedding_size=8, hidden=16, **more)
+
+
+def train(*shops, dials=DIALS, work_dir=None):
+    return train_towers({shop.dataset: (shop, make_pairs(shop.interactions)) for shop in shops}, config_of(*shops), dials, work_dir)
+
+
+def weights_of(trained):
+    return b"".join(tensor.numpy().tobytes() for tensor in trained.towers.state_dict().values())
+
+
+# nothing of the future
+
+
+def test_a_pair_sees_only_what_is_strictly_older():
+    told = shop_of_tastes()
+    feed = Feed(told, make_pairs(told.interactions), 64, 7)
+    rows = np.arange(len(feed.columns["ts"]))
+    past = past_of(feed, rows, lambda nums: nums)
+    when = feed.columns["ts"][:, None] - past.ages.numpy().astype(np.float64) * DAY_MS
+    assert (past.ages.numpy()[past.known.numpy()] > 0).all()
+    assert (when[past.known.numpy()] < feed.columns["ts"].repeat(past.known.sum(1).numpy())).all()
+
+
+def test_changing_the_future_changes_nothing_said_of_the_past():
+    told = shop_of_tastes()
+    past, moment = told.interactions.past, 20 * DAY_MS
+    rng = np.random.default_rng(1)
+    later = past.ts >= moment
+    other = replace(past, item_nums=np.where(later, rng.integers(0, 60, len(later)), past.item_nums).astype(np.int32))
+    nums = np.arange(60)
+    one, two = Trends.of(told.interactions), Trends.of(replace(told.interactions, past=other))
+    np.testing.assert_array_equal(one.at(nums, moment), two.at(nums, moment))
+    assert (one.at(nums, 40 * DAY_MS) != two.at(nums, 40 * DAY_MS)).any()
+
+
+def test_trends_equal_a_plain_count():
+    told = shop_of_tastes()
+    past = told.interactions.past
+    for moment in (0, 7 * DAY_MS, 33 * DAY_MS, 40 * DAY_MS):
+        week = (past.ts < moment) & (past.ts >= moment - 7 * DAY_MS)
+        counted = np.bincount(past.item_nums[week], past.weights[week], minlength=60)
+        np.testing.assert_allclose(np.expm1(told.trends.at(np.arange(60), moment)[:, 1]), counted, rtol=1e-5)
+
+
+def test_items_are_described_as_of_a_moment_not_later_than_the_pair():
+    told = shop_of_tastes()
+    feed = Feed(told, make_pairs(told.interactions), 64, 7)
+    moments = np.array([feed.moment(period) for period in feed.periods])
+    assert (moments <= feed.columns["ts"]).all() and len(feed.starts) > 3
+
+
+def test_a_batch_holds_one_period_and_every_pair_comes_once():
+    periods = np.random.default_rng(0).integers(0, 5, 1000)
+    drawn = list(batches(periods, 64, seed=7, epoch=0))
+    assert all(len(set(periods[rows])) == 1 and len(rows) <= 64 for rows in drawn)
+    np.testing.assert_array_equal(np.sort(np.concatenate(drawn)), np.arange(1000))
+
+
+def test_valid_pairs_are_not_learned_from():
+    told = shop_of_tastes()
+    pairs = make_pairs(told.interactions, valid_share=0.3)
+    feed = Feed(told, pairs, 64, 7)
+    assert not feed.columns["is_valid"][feed.rows].any() and feed.columns["is_valid"][feed.valid_rows].all()
+    users = pairs.filter(pairs["is_valid"])["user_num"].unique()
+    assert 0.15 < len(users) / told.interactions.n_users < 0.45
+
+
+def test_earlier_of_an_empty_history():
+    told = shop_of_tastes()
+    nobody = told.interactions.past.take(np.array([-1, -1]))
+    assert len(earlier(nobody)) == 0 and period_of(np.zeros(0), np.array([0])).shape == (0,)
+
+
+# the same every time
+
+
+def test_same_seed_same_bits_other_seed_other_bits():
+    told = shop_of_tastes()
+    assert weights_of(train(told)) == weights_of(train(told))
+    assert weights_of(train(told)) != weights_of(train(told, dials=DIALS._replace(seed=8)))
+
+
+def test_training_leaves_seed_and_threads_of_others_alone():
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(shop_of_tastes(), dials=DIALS._replace(epochs=1))
+    assert torch.equal(before, torch.get_rng_state()) and threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("killed_in", [1, 2])
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch, killed_in):
+    import recsys.towers.train as module
+
+    told, dials = shop_of_tastes(), DIALS._replace(epochs=3)
+    whole, honest, epochs = train(told, dials=dials), module.train_epoch, []
+
+    def killed(*args):
+        if len(epochs) == killed_in:
+            raise KeyboardInterrupt
+        epochs.append(1)
+        return honest(*args)
+
+    monkeypatch.setattr(module, "train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(told, dials=dials, work_dir=tmp_path)
+    monkeypatch.setattr(module, "train_epoch", honest)
+    resumed = train(told, dials=dials, work_dir=tmp_path)
+    assert weights_of(resumed) == weights_of(whole)
+    assert [row["valid"] for row in resumed.losses] == [row["valid"] for row in whole.losses]
+
+
+def test_a_checkpoint_of_another_training_is_not_taken(tmp_path):
+    told = shop_of_tastes()
+    train(told, work_dir=tmp_path)
+    assert weights_of(train(told, dials=DIALS._replace(learning_rate=0.02), work_dir=tmp_path)) == weights_of(train(told, dials=DIALS._replace(learning_rate=0.02)))
+
+
+# several shops, odd shops
+
+
+def test_one_trunk_for_two_shops_serves_both():
+    one, two = shop_of_tastes("one"), shop_of_tastes("two", seed=5, dims=12)
+    dials = DIALS._replace(epochs=5)
+    model = TowerModel.of(train(one, two, dials=dials), {"one": one, "two": two})
+    for shop in (one, two):
+        scorer = TowerScorer(model).fit(shop.interactions)
+        everybody = shop.interactions.queries(np.arange(90))
+        unseen = scorer.top_k(everybody, 1, allowed=np.arange(60) >= 54).nums[:, 0]
+        assert (unseen % 3 == np.arange(90) % 3).mean() > 0.8
+
+
+def test_a_shop_that_only_knows_the_order():
+    told = shop_of_tastes(time_unit="order")
+    scorer = TowerScorer(TowerModel.of(train(told), {"shop": told})).fit(told.interactions)
+    assert np.isfinite(scorer.score(told.interactions.queries([0, 1]))).all()
+
+
+def test_a_shop_without_vectors_is_missing_with_its_reason(tmp_path):
+    told = shop_of_tastes()
+    blind = replace(told, vectors=np.full_like(told.vectors, np.nan))
+    assert "none of 60 items has a vector" in why_not(blind, make_pairs(told.interactions))
+    with pytest.raises(StrategyError, match="none of 60 items"):
+        Feed(blind, make_pairs(told.interactions), 64, 7)
+    (tmp_path / "content_two_tower_combined.json").write_text(json.dumps({"missing": {"shop": "no vectors"}}))
+    assert load_tower(tmp_path, told.interactions) == Missing("two_tower", "no vectors")
+
+
+def test_towers_of_another_shop_are_refused():
+    told = shop_of_tastes()
+    model = TowerModel.of(train(told), {"shop": told})
+    with pytest.raises(StrategyError, match="not on other"):
+        TowerScorer(model).fit(shop_of_tastes("other").interactions)
+
+
+def test_a_diverged_training_is_said_aloud():
+    told = shop_of_tastes()
+    with pytest.raises(VectorsError, match="diverged in epoch 1"):
+        train(replace(told, vectors=told.vectors * np.float32(1e38)))
+
+
+@pytest.mark.parametrize("cut", [0, 8, 500])
+def test_a_torn_model_is_refused(tmp_path, cut):
+    told = shop_of_tastes()
+    TowerModel.of(train(told), {"shop": told}).save(tmp_path, "content_two_tower_shop")
+    path = tmp_path / "content_two_tower_shop.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ArtifactError, match="train it again"):
+        load_tower(tmp_path, told.interactions)
+
+
+def test_saved_bytes_are_the_same_every_time(tmp_path):
+    told = shop_of_tastes()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        TowerModel.of(train(told), {"shop": told}).save(tmp_path / name, "content_two_tower_shop")
+    assert (tmp_path / "one/content_two_tower_shop.safetensors").read_bytes() == (tmp_path / "two/content_two_tower_shop.safetensors").read_bytes()
+
+
+# better than what sells
+
+
+def hit_rate(scorer, interactions, users, truth, k=5):
+    nums = scorer.top_k(interactions.queries(users), k).nums
+    return np.mean([item in row for item, row in zip(truth, nums, strict=True)])
+
+
+@pytest.mark.parametrize("kind", ["content", "als"])
+def test_both_towers_beat_what_sells(kind):
+    told = shop_of_tastes(n_users=300, seed=2)
+    past = told.interactions.past
+    last = past.indptr[1:] - 1
+    truth, kept = past.item_nums[last], np.setdiff1d(np.arange(len(past.ts)), last)
+    seen = replace(past, indptr=past.indptr - np.arange(len(past.indptr)), **{name: getattr(past, name)[kept] for name in ("item_nums", "ts", "codes", "weights")})
+    before = replace(told.interactions, past=seen, quantities=told.interactions.quantities[kept], prices=told.interactions.prices[kept])
+    als = AlsScorer(embedding_size=8, epochs=5).fit(before)
+    shop = replace(told, interactions=before) if kind == "content" else TowerShop.of(before, als.item_vectors, "als")
+    start = None if kind == "content" else als.user_vectors
+    dials = DIALS._replace(epochs=6)
+    trained = train_towers({"shop": (shop, make_pairs(before))}, config_of(shop, kind=kind), dials, start=start and {"shop": start})
+    scorer = TowerScorer(TowerModel.of(trained, {"shop": shop}), start).fit(before)
+    sells = np.argsort(-before.popularity())[:5]
+    ours, theirs = hit_rate(scorer, before, np.arange(300), truth), np.isin(truth, sells).mean()
+    assert ours > 1.5 * theirs, (ours, theirs)
+    if kind == "als":
+        assert ours >= hit_rate(als, before, np.arange(300), truth)
+
+
+# what every scorer promises
+
+
+def contents():
+    rng = np.random.default_rng(0)
+    return np.c_[np.repeat([1.0, -1.0, 0.0], [20, 20, 5]), rng.normal(size=(N_ITEMS, 5)) * 0.3].astype(np.float32)
+
+
+class TestTwoTower(ScorerContract):
+    exact = False
+
+    def make(self, shop):
+        told = TowerShop.of(shop, contents(), "made up")
+        return TowerScorer(TowerModel.of(train(told), {"shop": told})).fit(shop)
+
+    def reload(self, scorer, shop, folder):
+        scorer.save(folder)
+        return load_tower(folder, shop)
+
+
+class TestAlsTower(ScorerContract):
+    exact = False
+
+    def make(self, shop):
+        self.__class__.als = AlsScorer(embedding_size=8, epochs=3).fit(shop)
+        told = TowerShop.of(shop, self.als.item_vectors, "als")
+        trained = train_towers({"shop": (told, make_pairs(shop))}, config_of(told, kind="als"), DIALS, start={"shop": self.als.user_vectors})
+        return TowerScorer(TowerModel.of(trained, {"shop": told}), self.als.user_vectors).fit(shop)
+
+    def reload(self, scorer, shop, folder):
+        scorer.save(folder)
+        return load_tower(folder, shop, "als_tower", self.als.user_vectors)
