@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'runs_app', 'store_app', 'console', 'problems', 'Sets', 'RunsDir', 'Ini', 'main', 'run', 'settings', 'sample',
            'doctor', 'runs_ls', 'runs_show', 'runs_publish', 'runs_export', 'store_ls', 'store_verify', 'recommend',
-           'api']
+           'api', 'demo']
 
 # %% ../nbs/95_cli.ipynb #68fc20ac
 import json
@@ -318,7 +318,7 @@ def store_verify(runs_dir: RunsDir = Path("runs")) -> None:
     console.print(f"{len(folders) - bad} of {len(folders)} artifacts are whole", highlight=False)
     raise typer.Exit(1 if bad else 0)
 
-# %% ../nbs/95_cli.ipynb #224bc539
+# %% ../nbs/95_cli.ipynb #499f9ccc
 @app.command()
 def recommend(
     user: Annotated[str, typer.Argument(help="user id, ours or the shop's own")],
@@ -334,6 +334,7 @@ def recommend(
     if as_json:
         sys.stdout.write(json.dumps(reply.to_dict(), ensure_ascii=False) + "\n")
         return
+    console.print(f"{reply.dataset}: answered by {reply.answered_by}" + (f"; {reply.reason}" if reply.reason else ""), highlight=False, markup=False)
     table = Table("", "item", "title", "score", box=None)
     for rank, item in enumerate(reply.items, 1):
         table.add_row(str(rank), item.raw_id, item.title, f"{item.score:.4f}")
@@ -350,3 +351,14 @@ def api(
     import uvicorn
 
     uvicorn.run("recsys.api.main:app", host=host, port=port, reload=reload)
+
+@app.command()
+def demo(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port")] = 7860,
+) -> None:
+    "Show the published bundle in a browser: people, their history, and what is recommended, as pictures."
+    from recsys.api.main import serve
+
+    console.print(f"the demo is at http://{host}:{port}/demo", highlight=False)
+    serve(host, port, demo="demo.app")

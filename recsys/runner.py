@@ -32,7 +32,7 @@ from .runs import Run, list_runs, new_run, project_dir
 from .settings import PATHS, Settings
 from .store import code_hashes, json_hash, lock, raw_hash, read_manifest, verify
 
-# %% ../nbs/05_runner.ipynb #c86c67cb
+# %% ../nbs/05_runner.ipynb #c2c9a619
 @dataclass(frozen=True)
 class Step:
     "One step of the river."
@@ -44,6 +44,7 @@ class Step:
     prefix: str = ""  # its parameter `epochs` is the setting `<prefix>epochs`
     module: str = ""  # where the step function is; default recsys.pipeline.<name>
     keep: str = "intermediate"  # final, intermediate, or safe to delete
+    package: str = ""  # a package whose modules it finds by itself: all of them are part of its code
     selects: bool = False  # reads the select window too, where there is one
 
     @property
@@ -55,7 +56,7 @@ class Step:
 _DATA = ("events", "split", "interactions")
 _MODELS = (*_DATA, "als_import", "faiss", "user_vectors", "two_tower", "als_tower")
 RIVER = (
-    Step("events", "01_events"),
+    Step("events", "01_events", package="recsys.datasets"),
     Step("split", "02_split", ("events",)),
     Step("interactions", "03_interactions", ("events", "split"), windowed=True),
     Step("tune", "16_tune", _DATA, selects=True),
@@ -138,7 +139,7 @@ def parameters(planned: Planned, settings: Settings, notebook: Path, dials: Mapp
     names = [(name, default) for name, default in declared(notebook).items() if name not in _PLACES]
     return {name: special.get(name, known.get(planned.step.prefix + name, known.get(name, default))) for name, default in names}
 
-# %% ../nbs/05_runner.ipynb #4bdeb659
+# %% ../nbs/05_runner.ipynb #12c539c2
 def made_from(
     planned: Planned, values: Mapping[str, object], inputs: Mapping[str, Path], memory: Path
 ) -> dict[str, object]:
@@ -146,7 +147,7 @@ def made_from(
     raw = dict(values.get("sources", {})) | ({"factors": values["factors"]} if values.get("factors") else {})
     return {
         "step": planned.step.name,
-        "code": code_hashes(planned.step.code),
+        "code": code_hashes(planned.step.code, planned.step.package),
         "parameters": {name: value for name, value in values.items() if name not in ("sources", "factors")},
         "inputs": {name: folder.name for name, folder in sorted(inputs.items())},
         "raw": {name: raw_hash(path, memory) for name, path in sorted(raw.items())},

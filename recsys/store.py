@@ -32,7 +32,7 @@ def json_hash(value: object) -> str:
     "sha256 of a value written as canonical json, 20 characters."
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()[:20]
 
-# %% ../nbs/03_store.ipynb #b79568d8
+# %% ../nbs/03_store.ipynb #e877aff7
 def _bare(tree: ast.AST) -> ast.AST:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -61,9 +61,12 @@ def _module_source(name: str) -> str | None:
     return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else None
 
 
-def code_hashes(module: str) -> dict[str, str]:
-    "The hash of a module and of each module of its package that it imports, by name."
+def code_hashes(module: str, found_by_itself: str = "") -> dict[str, str]:
+    "The hash of a module and of each module it imports from its own package, by name; a package it searches counts whole."
     package, todo, found = module.partition(".")[0], [module], {}
+    if found_by_itself:
+        folders = importlib.util.find_spec(found_by_itself).submodule_search_locations
+        todo += [f"{found_by_itself}.{path.stem}" for folder in folders for path in Path(folder).glob("*.py")]
     while todo:
         name = todo.pop()
         if name in found or name.partition(".")[0] != package or (source := _module_source(name)) is None:

@@ -17,7 +17,8 @@ N_USERS, N_ITEMS, NOW = 60, 45, 100 * DAY_MS  # items 40 to 44 were never sold
 def made_up_shop(time_unit: str = "ms", seed: int = 3) -> Interactions:
     "Two tastes of twenty items each; every user has six or seven of one taste, some twice."
     rng = np.random.default_rng(seed)
-    rows = [(user, (user % 2) * 20 + item, int(day)) for user in range(N_USERS) for item, day in zip(rng.integers(20, size=7), np.sort(rng.integers(0, 99, 7)), strict=True)]
+    of_user = lambda: zip(rng.integers(20, size=7), np.sort(rng.integers(0, 99, 7)), strict=True)
+    rows = [(user, (user % 2) * 20 + item, int(day)) for user in range(N_USERS) for item, day in of_user()]
     columns = list(zip(*rows, strict=True))
     ts = pa.array(np.array(columns[2]) * DAY_MS, pa.timestamp("ms", tz="UTC"))
     events = pa.table({"dataset": ["shop"] * len(rows), "user_id": list(columns[0]), "item_id": [100 + item for item in columns[1]],

@@ -13,7 +13,7 @@ from recsys.data.schema import DAY_MS
 from recsys.errors import ArtifactError, StrategyError, VectorsError
 from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Missing
-from recsys.scorers.towers import TowerScorer, load_tower
+from recsys.scorers.towers import TowerScorer, als_start, load_tower
 from recsys.towers.model import TowerConfig
 from recsys.towers.pairs import TowerShop, Trends, batches, earlier, make_pairs, period_of
 from recsys.towers.train import Feed, TowerModel, TrainDials, past_of, train_towers, why_not
@@ -235,10 +235,10 @@ def test_both_towers_beat_what_sells(kind):
     before = replace(told.interactions, past=seen, quantities=told.interactions.quantities[kept], prices=told.interactions.prices[kept])
     als = AlsScorer(embedding_size=8, epochs=5).fit(before)
     shop = replace(told, interactions=before) if kind == "content" else TowerShop.of(before, als.item_vectors, "als")
-    start = None if kind == "content" else als.user_vectors
+    start = None if kind == "content" else als_start(als)
     dials = DIALS._replace(epochs=6)
     trained = train_towers({"shop": (shop, make_pairs(before))}, config_of(shop, kind=kind), dials, start=start and {"shop": start})
-    scorer = TowerScorer(TowerModel.of(trained, {"shop": shop}), start).fit(before)
+    scorer = TowerScorer(TowerModel.of(trained, {"shop": shop}), start and start.users).fit(before)
     sells = np.argsort(-before.popularity())[:5]
     ours, theirs = hit_rate(scorer, before, np.arange(300), truth), np.isin(truth, sells).mean()
     assert ours > 1.5 * theirs, (ours, theirs)
@@ -272,7 +272,7 @@ class TestAlsTower(ScorerContract):
     def make(self, shop):
         self.__class__.als = AlsScorer(embedding_size=8, epochs=3).fit(shop)
         told = TowerShop.of(shop, self.als.item_vectors, "als")
-        trained = train_towers({"shop": (told, make_pairs(shop))}, config_of(told, kind="als"), DIALS, start={"shop": self.als.user_vectors})
+        trained = train_towers({"shop": (told, make_pairs(shop))}, config_of(told, kind="als"), DIALS, start={"shop": als_start(self.als)})
         return TowerScorer(TowerModel.of(trained, {"shop": told}), self.als.user_vectors).fit(shop)
 
     def reload(self, scorer, shop, folder):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGED', 'DISTRIBUTIONS', 'MINILM_TOKENIZER', 'MAX_TOKENS', 'DEFAULT_CLIP', 'PATIENCE', 'Framing', 'ImageTower',
-           'TextTower', 'Encoder', 'packaged_file', 'pick_device', 'EfficientNetLite0', 'MiniLm', 'equal_lengths',
-           'TfidfSvd', 'ClipName', 'clip_name', 'encoder_available', 'offline_asked', 'faster_precision', 'ClipImages',
-           'ClipTexts', 'weights_hash', 'load_clip', 'load_encoder', 'clip_file']
+           'TextTower', 'Encoder', 'packaged_file', 'pick_device', 'side_by_side', 'cut', 'EfficientNetLite0', 'MiniLm',
+           'equal_lengths', 'TfidfSvd', 'ClipName', 'clip_name', 'encoder_available', 'offline_asked',
+           'faster_precision', 'ClipImages', 'ClipTexts', 'weights_hash', 'load_clip', 'load_encoder', 'clip_file']
 
-# %% ../../nbs/40_content.encoders.ipynb #4281f93b
+# %% ../../nbs/40_content.encoders.ipynb #f8c2db4d
 import hashlib
 import importlib.util
 import io
@@ -20,6 +20,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -142,7 +143,31 @@ def pick_device(device: str = "auto") -> str:
         raise MissingDependencyError(f"device {device!r} was asked for, here are {', '.join(name for name, there in here.items() if there)}; use device=auto")
     return device if device != "auto" else next(name for name, there in here.items() if there)
 
-# %% ../../nbs/40_content.encoders.ipynb #62cb05fe
+# %% ../../nbs/40_content.encoders.ipynb #dfddc0c2
+def side_by_side(work: Callable, chunks: Sequence, device: str = "cpu") -> list:
+    "The work on each chunk, in order; on a CPU one thread per core."
+    import torch
+
+    def quietly(chunk):
+        with torch.inference_mode():  # belongs to a thread
+            return work(chunk)
+
+    if device != "cpu":
+        return [quietly(chunk) for chunk in chunks]
+    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(min(cores, 16)) as pool:
+            return list(pool.map(quietly, chunks))
+    finally:
+        torch.set_num_threads(before)
+
+
+def cut(n: int, size: int) -> list[slice]:
+    "Slices over n rows, at most `size` long."
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+# %% ../../nbs/40_content.encoders.ipynb #7b5264ca
 class EfficientNetLite0:
     "Pictures to 1280 numbers, learned from ImageNet."
 
@@ -164,13 +189,8 @@ class EfficientNetLite0:
 
     def encode(self, pictures: np.ndarray) -> np.ndarray:
         "(B, height, width, 3) uint8 to (B, 1280) of length 1."
-        import torch
-
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(pictures), self.CHUNK if self.device == "cpu" else len(pictures)):
-                chunk = pictures[start : start + (self.CHUNK if self.device == "cpu" else len(pictures))]
-                parts.append(self.model(_normalised(chunk, self.framing, self.device)).float().cpu().numpy())
+        work = lambda part: self.model(_normalised(pictures[part], self.framing, self.device)).float().cpu().numpy()
+        parts = side_by_side(work, cut(len(pictures), self.CHUNK if self.device == "cpu" else 256), self.device)
         return unit_rows(np.concatenate(parts)) if parts else np.zeros((0, self.dims), dtype=np.float32)
 
 
@@ -200,7 +220,7 @@ def _folded(model):
             setattr(model.get_submodule(owner), last, layer.act)
     return model
 
-# %% ../../nbs/40_content.encoders.ipynb #09066a35
+# %% ../../nbs/40_content.encoders.ipynb #693faf32
 MAX_TOKENS = 24  # read of a part: what a thing is stands in its first words; 24 and 32 find the same items (H&M), at 3/5 and 3/4 of the time of 64
 
 
@@ -233,11 +253,14 @@ class MiniLm:
         self.truncated += sum(bool(one.overflowing) for one in tokens)
         lengths = np.array([len(one.ids) for one in tokens])
         vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
-        with torch.inference_mode(), tqdm(total=int(lengths.sum()), desc="texts", unit="token", unit_scale=True, mininterval=5) as bar:
-            for rows in equal_lengths(lengths, self.TOKENS):
+        with tqdm(total=int(lengths.sum()), desc="texts", unit="token", unit_scale=True, mininterval=5) as bar:
+
+            def work(rows: np.ndarray) -> None:
                 ids = torch.tensor([tokens[row].ids for row in rows], device=self.device)
                 vectors[rows] = self._forward(ids).cpu().numpy()
                 bar.update(ids.numel())
+
+            side_by_side(work, equal_lengths(lengths, self.TOKENS), self.device)
         return unit_rows(vectors)
 
     def _linear(self, values, name: str):
@@ -426,9 +449,11 @@ def faster_precision(device: str) -> tuple[str, dict]:
         speeds[name] = round(n * 2 * rows * inner * columns / (time.perf_counter() - start) / 1e9, 1)
     return ("bf16" if speeds["bf16"] > 1.2 * speeds["fp32"] else "fp32"), {"probe_gflops": speeds}
 
-# %% ../../nbs/40_content.encoders.ipynb #c131cbcf
+# %% ../../nbs/40_content.encoders.ipynb #24aa3a75
 class ClipImages:
     "Pictures into the space of a CLIP."
+
+    CHUNK = 8  # on a CPU, for each thread
 
     def __init__(self, model, framing: Framing, space: str, device: str, kind) -> None:
         self.model, self.framing, self.space, self.device, self.kind = model, framing, space, device, kind
@@ -436,16 +461,14 @@ class ClipImages:
 
     def encode(self, pictures: np.ndarray) -> np.ndarray:
         "(B, height, width, 3) uint8 to (B, d) of length 1."
-        import torch
-
-        with torch.inference_mode():
-            return unit_rows(self.model.encode_image(_normalised(pictures, self.framing, self.device).to(self.kind)).float().cpu().numpy())
+        work = lambda part: self.model.encode_image(_normalised(pictures[part], self.framing, self.device).to(self.kind)).float().cpu().numpy()
+        return unit_rows(np.concatenate(side_by_side(work, cut(len(pictures), self.CHUNK if self.device == "cpu" else 256), self.device)))
 
 
 class ClipTexts:
     "Texts into the space of a CLIP."
 
-    BATCH = 64
+    CHUNK = 32
 
     def __init__(self, model, tokenizer: Callable, space: str, dims: int, device: str) -> None:
         self.model, self.tokenizer, self.space, self.dims, self.device = model, tokenizer, space, dims, device
@@ -453,14 +476,17 @@ class ClipTexts:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         "(N, d) of length 1."
-        import torch
+        full = []
+        with tqdm(total=len(texts), desc="texts", unit="text", mininterval=5) as bar:
 
-        parts = []
-        with torch.inference_mode():
-            for start in tqdm(range(0, len(texts), self.BATCH), desc="texts", unit="batch", mininterval=5):
-                tokens = self.tokenizer(list(texts[start : start + self.BATCH])).to(self.device)
-                self.truncated += int((tokens[:, -1] != 0).sum())
-                parts.append(self.model.encode_text(tokens).float().cpu().numpy())
+            def work(part: slice) -> np.ndarray:
+                tokens = self.tokenizer(list(texts[part])).to(self.device)
+                full.append(int((tokens[:, -1] != 0).sum()))
+                bar.update(len(tokens))
+                return self.model.encode_text(tokens).float().cpu().numpy()
+
+            parts = side_by_side(work, cut(len(texts), self.CHUNK if self.device == "cpu" else 256), self.device)
+        self.truncated += sum(full)
         return unit_rows(np.concatenate(parts)) if parts else np.zeros((0, self.dims), dtype=np.float32)
 
 

@@ -35,7 +35,7 @@ def as_of(
         raise MissingFileError(f"expected {shared.name} in {Path(folder).name}, found none; run the step that writes it")
     return found
 
-# %% ../../nbs/13_data.catalog.ipynb #1cf96c98
+# %% ../../nbs/13_data.catalog.ipynb #f0efb0a5
 class Catalog:
     "The items of one shop: row of `table` = item num."
 
@@ -77,9 +77,12 @@ class Catalog:
 
     def titles(self, nums: Sequence[int] | np.ndarray) -> list[str]:
         "What to call each item: its title, else its raw id."
-        rows = self.table.iloc[np.asarray(nums)]
-        named = rows["title"].fillna("item " + rows["raw_id"].fillna(rows["item_id"].astype(str)))
-        return named.tolist()
+        return self._titles[np.asarray(nums, dtype=np.int64)].tolist()
+
+    @cached_property
+    def _titles(self) -> np.ndarray:
+        rows = self.table
+        return rows["title"].fillna("item " + rows["raw_id"].fillna(rows["item_id"].astype(str))).to_numpy(dtype=object)
 
     def image_paths(self, nums: Sequence[int] | np.ndarray | None = None) -> list[Path | None]:
         "Where each item's picture should be; None where the shop names none. Whether it is there is for the reader to see."

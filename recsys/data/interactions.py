@@ -25,7 +25,7 @@ from .ids import IdMap
 from .schema import DAY_MS, EVENT_KINDS, event_codes
 from ..errors import MissingFileError, SchemaError
 
-# %% ../../nbs/12_data.interactions.ipynb #b8a9975e
+# %% ../../nbs/12_data.interactions.ipynb #f7f06c0d
 ARRAYS = {"item_nums": np.int32, "ts": np.int64, "codes": np.int8, "weights": np.float32}
 NEVER = -1
 
@@ -52,9 +52,10 @@ class Histories:
 
     def take(self, rows: np.ndarray, last: int | None = None) -> "Histories":
         "These rows, in this order; -1 gives an empty row; `last` keeps only so many events of each."
+        rows = np.asarray(rows)
         known = rows >= 0
         ends = np.where(known, self.indptr[rows + 1], 0)
-        lengths = np.where(known, self.lengths[rows], 0) if len(self.indptr) > 1 else np.zeros(len(rows), dtype=np.int64)
+        lengths = np.where(known, ends - self.indptr[rows], 0)
         if last is not None:
             lengths = np.minimum(lengths, last)
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

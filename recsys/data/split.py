@@ -8,12 +8,12 @@ __all__ = ['KINDS', 'PARTS', 'CATEGORY', 'CHUNK_ROWS', 'LEARNS', 'JUDGES', 'Cuto
            'read_cutoffs', 'split_shop', 'Truth', 'Window', 'window_interactions', 'window_truth', 'step_folder',
            'load_window', 'window_catalog', 'export_csv', 'export_interactions']
 
-# %% ../../nbs/14_data.split.ipynb #52aa1733
+# %% ../../nbs/14_data.split.ipynb #38d0aa5e
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,12 +87,12 @@ def find_cutoffs(clock: Span, kind: str, time_unit: str = "ms", test_days: int =
                             "give fewer days")  # fmt: skip
     return cutoffs
 
-# %% ../../nbs/14_data.split.ipynb #4fb26644
+# %% ../../nbs/14_data.split.ipynb #f60d5a25
 PARTS = ("train", "valid", "test")
 
 
 def _moment(at: int) -> ir.TimestampValue:
-    return ibis.literal(datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=at), type="timestamp('UTC')")
+    return ibis.literal(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at), type="timestamp('UTC')")
 
 
 def by_time(events: ir.Table, cutoffs: Cutoffs) -> dict[str, ir.Table]:
@@ -189,7 +189,7 @@ def items_as_of(
             attributes=lambda t: ibis.ifelse(t.facts.notnull(), ibis.literal("{") + t.facts + ibis.literal("}"), t.attributes))  # fmt: skip
     return full.select(*ITEMS.names)
 
-# %% ../../nbs/14_data.split.ipynb #c47a167f
+# %% ../../nbs/14_data.split.ipynb #c604534a
 def datasets(inputs: Mapping[str, Path]) -> dict[str, dict]:
     "What is known of each shop of this run: `datasets.json`."
     return json.loads(_found(Path(inputs["events"]) / "datasets.json").read_text())
@@ -220,7 +220,8 @@ def split_shop(
     "Write train, valid, test and items of one shop; returns its cutoffs and row counts."
     path = _found(source / f"events_{dataset}.parquet")
     events, cutoffs = engine.parquet(path), find_cutoffs(span(path), kind, str(about["time_unit"]), test_days, valid_days)
-    ways = {"time": lambda: by_time(events, cutoffs), "leave_one_out": lambda: by_last(engine, events), "files": lambda: by_files(engine, source, dataset, seed)}
+    ways = {"time": lambda: by_time(events, cutoffs), "leave_one_out": lambda: by_last(engine, events),
+            "files": lambda: by_files(engine, source, dataset, seed)}  # fmt: skip
     parts = ways[kind]()
     counts = {part: engine.write(rows.select(*EVENTS.names), out / f"{part}_{dataset}.parquet", EVENTS) for part, rows in parts.items()}
     _refuse_empty(out, dataset, counts, about["target_events"])

@@ -86,7 +86,7 @@ def _tree(source: Source) -> Tree:
         source.notes.append(f"category_tree.csv: {tree.orphans:,} parents are not listed, taken as roots; {tree.cycles:,} categories lie on a cycle, cut")
     return tree
 
-# %% ../../nbs/23_datasets.rr.ipynb #fc1da3b1
+# %% ../../nbs/23_datasets.rr.ipynb #74dd4c4f
 PARTS = ("item_properties_part1.csv", "item_properties_part2.csv")
 
 
@@ -117,7 +117,7 @@ def read_properties(source: Source) -> ir.Table | None:
         raise SchemaError(f"{PARTS[0]} and {PARTS[1]} should be two halves, got the same file twice; download them again")
     parts = [_part(source, path) for path in found]
     rows = parts[0].union(parts[1]) if len(parts) > 1 else parts[0]
-    plain = rows.mutate(value=rows.value.re_replace(r"\.0+( |$)", r"\1"))
+    plain = rows.mutate(value=rows.value.re_replace(r"\.0+ ", " ").re_replace(r"\.0+$", ""))
     return _with_paths(source, plain)
 
 

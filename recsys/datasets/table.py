@@ -71,7 +71,7 @@ def find_ids(source: Source, tables: Sequence[ir.Table], name: str) -> Ids:
     texts = source.engine.arrow(raw)["raw"].to_pylist()
     return Ids(source.engine.frame(pa.table({f"raw_{name}": pa.array(texts, pa.string()), name: text_ids(texts, name.removesuffix("_id"))})), name)
 
-# %% ../../nbs/24_datasets.table.ipynb #77c4a695
+# %% ../../nbs/24_datasets.table.ipynb #db5350d1
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 SMALL = 50_000_000  # as seconds: summer 1971
 
@@ -82,14 +82,16 @@ def find_unit(source: Source, tables: Sequence[ir.Table], given: str) -> str:
         return given
     numbers = [table.select(n=table.timestamp.try_cast("float64"), there=table.timestamp.notnull()) for table in tables]
     seen = ibis.union(*numbers) if len(numbers) > 1 else numbers[0]
-    top, n, n_numbers = source.engine.arrow(seen.agg(top=seen.n.quantile(0.5), n=seen.there.sum(), numbers=seen.n.count())).to_pylist()[0].values()
+    asked = seen.agg(top=seen.n.quantile(0.5), n=seen.there.sum(), numbers=seen.n.count())
+    top, n, n_numbers = source.engine.arrow(asked).to_pylist()[0].values()
     if not n_numbers or n_numbers < n / 2:
         return "iso"
     sizes = {unit: (EARLIEST / 1000 * per, LATEST / 1000 * per) for unit, per in PER_SECOND.items()}
     fitting = [unit for unit, (low, high) in sizes.items() if low <= top < high]
     if top < SMALL or fitting:
         return fitting[0] if fitting else "order"
-    raise SchemaError(f"timestamp should be positions, s, ms, us or iso dates between 2000 and 2100, got numbers around {top:,.0f}; give --set timestamp_unit=UNIT")
+    raise SchemaError(f"timestamp should be positions, s, ms, us or iso dates between 2000 and 2100, got numbers around {top:,.0f}; "
+                      "give --set timestamp_unit=UNIT")  # fmt: skip
 
 
 def to_ms(text: ir.StringValue, unit: str) -> ir.IntegerValue:
@@ -97,12 +99,14 @@ def to_ms(text: ir.StringValue, unit: str) -> ir.IntegerValue:
     if unit == "order":
         return ibis.ifelse(whole(text) >= 0, whole(text), None)
     if unit == "iso":
-        ms = text.try_cast("timestamp('UTC')").cast("timestamp").delta(ibis.timestamp("1970-01-01"), unit="ms")
+        moment = text.try_cast("timestamp('UTC')").cast("timestamp")
+        seconds = moment.truncate("s").epoch_seconds().cast("float64").cast("int64")  # DuckDB's are a double, whatever Ibis thinks
+        ms = seconds * 1000 + moment.millisecond().cast("int64")
     else:
         ms = (text.try_cast("float64") * (1000 / PER_SECOND[unit])).floor().cast("int64")
     return ibis.ifelse(ms.between(EARLIEST, LATEST), ms, None)
 
-# %% ../../nbs/24_datasets.table.ipynb #763ed3ec
+# %% ../../nbs/24_datasets.table.ipynb #3c3c7da0
 KINDS = {"view": "view", "click": "view", "pv": "view", "cart": "cart", "addtocart": "cart", "add_to_cart": "cart", "add-to-cart": "cart",
          "purchase": "purchase", "transaction": "purchase", "buy": "purchase", "order": "purchase"}  # fmt: skip
 WEIGHTS = {"view": 1.0, "cart": 3.0, "purchase": 5.0}
@@ -139,7 +143,8 @@ def _judged(rows: ir.Table, columns: Sequence[str], unit: str | None, scale: int
         (read.price.notnull() & read.paid.isnull(), "price should be a number of at least 0"),
     ]  # fmt: skip
     as_read = {name: f"raw_{name}" for name in ("user_id", "item_id")}
-    return checked(read, wrong, [as_read.get(name, name) for name in columns]).select("user_id", "item_id", "ts", "quantity", "reason", "raw", "raw_user_id", "raw_item_id", event="kind", price="paid")
+    judged = checked(read, wrong, [as_read.get(name, name) for name in columns])
+    return judged.select("user_id", "item_id", "ts", "quantity", "reason", "raw", "raw_user_id", "raw_item_id", event="kind", price="paid")
 
 
 def read_events(source: Source) -> Reading:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['als_tower']
 
-# %% ../../nbs/pipeline/12_als_tower.ipynb #af1b9b52
+# %% ../../nbs/pipeline/12_als_tower.ipynb #fc744b22
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +13,12 @@ from pathlib import Path
 from ..data.split import load_window
 from .two_tower import save_trained
 from ..scorers.als import AlsScorer
+from ..scorers.towers import als_start
 from ..towers.model import TowerConfig, width_of
 from ..towers.pairs import MAX_PAIRS, TowerShop, read_pairs
 from ..towers.train import TrainDials, why_not
 
-# %% ../../nbs/pipeline/12_als_tower.ipynb #81dd876f
+# %% ../../nbs/pipeline/12_als_tower.ipynb #1bd2e768
 def als_tower(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -41,7 +42,7 @@ def als_tower(
         size = als.item_vectors.shape[1]
         config = TowerConfig({name: size}, "als", size, spaces={name: als.items.space}, widths={} if reason else {name: width_of(als.item_vectors)})
         summary[name] = save_trained({} if reason else {name: shop}, {name: pairs}, config, dials, {name: reason} if reason else {}, out_dir,
-                                     work_dir, f"als_finetuned_{name}", {name: als.user_vectors})  # fmt: skip
+                                     work_dir, f"als_finetuned_{name}", {name: als_start(als)})  # fmt: skip
         losses |= json.loads((Path(out_dir) / "loss.json").read_text(encoding="utf-8"))
     (Path(out_dir) / "loss.json").write_text(json.dumps(losses, indent=1), encoding="utf-8")
     return summary

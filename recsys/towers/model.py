@@ -187,17 +187,18 @@ class Towers(nn.Module):
         "(n, TREND_SIZE) of how items sold (n, TRENDS)."
         return self.trends(seen / 4) + self.trends_bent(seen / 4)
 
-# %% ../../nbs/51_towers.model.ipynb #847fb5f2
+# %% ../../nbs/51_towers.model.ipynb #b0d8b9fd
 def sampled_softmax(
     users: Tensor,  # (B, d)
     items: Tensor,  # (C, d); the first B are the users' own
     nums: Tensor,  # (C,) item nums
     log_expected: Tensor,  # (C,) log of how often the item is expected among the C
     weights: Tensor,  # (B,) of the pairs
+    own_items: Tensor | None = None,  # (B, d) the users' own items where they look different to them (ALS: without the answer)
 ) -> Tensor:
     "Mean negative log likelihood of each user's own item, estimated from a sample of items."
     scores = users @ items.T
-    own = scores.diagonal().unsqueeze(1)
+    own = (scores.diagonal() if own_items is None else (users * own_items).sum(dim=1)).unsqueeze(1)
     others = (scores - log_expected).masked_fill(nums[: len(users), None] == nums[None, :], -torch.inf)
     losses = torch.logsumexp(torch.cat([own, others], dim=1), dim=1) - own.squeeze(1)
     return (losses * weights).sum() / weights.sum()
@@ -207,6 +208,10 @@ def full_softmax(
     users: Tensor,  # (B, d)
     items: Tensor,  # (I, d)
     nums: Tensor,  # (B,) item nums
+    own_items: Tensor | None = None,  # (B, d) as above
 ) -> Tensor:
     "(B,) negative log likelihood of each user's own item among all items."
-    return functional.cross_entropy(users @ items.T, nums, reduction="none")
+    scores = users @ items.T
+    if own_items is not None:
+        scores[torch.arange(len(nums)), nums] = (users * own_items).sum(dim=1)
+    return functional.cross_entropy(scores, nums, reduction="none")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VALID_SHARE', 'PART_ROWS', 'PAIRS', 'WINDOWS', 'TRENDS', 'MAX_PAIRS', 'BUCKETS', 'LEVELS', 'ATTRIBUTES',
-           'NOTHING_KNOWN', 'earlier', 'make_pairs', 'write_pairs', 'read_pairs', 'Trends', 'period_starts',
-           'period_of', 'epoch_rows', 'batches', 'Block', 'block', 'bucket', 'category_buckets', 'attribute_buckets',
-           'Attributes', 'TowerShop']
+           'NOTHING_KNOWN', 'earlier', 'taken_before', 'make_pairs', 'write_pairs', 'read_pairs', 'Trends',
+           'period_starts', 'period_of', 'epoch_rows', 'batches', 'Block', 'block', 'bucket', 'category_buckets',
+           'attribute_buckets', 'Attributes', 'TowerShop']
 
 # %% ../../nbs/50_towers.pairs.ipynb #bc7efb51
 import zlib
@@ -33,22 +33,34 @@ def earlier(past: Histories) -> np.ndarray:
     new_moment = np.r_[True, (np.diff(rows) != 0) | (np.diff(past.ts) != 0)][: len(places)]
     return (np.maximum.accumulate(np.where(new_moment, places, 0)) - past.indptr[rows]).astype(np.int32)
 
-# %% ../../nbs/50_towers.pairs.ipynb #35522493
+# %% ../../nbs/50_towers.pairs.ipynb #a2dac8c6
+def taken_before(past: Histories) -> np.ndarray:
+    "(E,) float32: summed weight of the row's strictly older events with the same item."
+    rows, n = past.row_of_event, len(past.ts)
+    order = np.lexsort((np.arange(n), past.item_nums, rows))
+    changes = lambda *columns: np.r_[True, np.any([np.diff(column[order]) != 0 for column in columns], axis=0)][:n]
+    summed = np.r_[0.0, np.cumsum(past.weights[order], dtype=np.float64)][:n]
+    first = lambda new: np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    before = np.zeros(n, dtype=np.float32)
+    before[order] = summed[first(changes(rows, past.item_nums, past.ts))] - summed[first(changes(rows, past.item_nums))]
+    return before
+
+# %% ../../nbs/50_towers.pairs.ipynb #2ff90e79
 VALID_SHARE = 0.05  # of the users
 PART_ROWS = 1_000_000
 PAIRS = pa.schema([
     ("user_num", pa.int32()), ("item_num", pa.int32()), ("ts", pa.int64()), ("event", pa.int8()), ("weight", pa.float32()),
-    ("position", pa.int32()), ("is_valid", pa.bool_()),
+    ("position", pa.int32()), ("taken_before", pa.float32()), ("is_valid", pa.bool_()),
 ])  # fmt: skip
 
 
 def make_pairs(interactions: Interactions, seed: int = 7, valid_share: float = VALID_SHARE) -> pa.Table:
-    "One row per event: user, item, ts, kind and weight of event, how many older events its user has, whether it is held out."
+    "One row per event: what happened, how much its user had done and taken of it before, whether it is held out."
     past, rows = interactions.past, interactions.past.row_of_event
     held_out = np.random.default_rng(seed).random(interactions.n_users) < valid_share
     newest = past.ts[np.maximum(past.indptr[1:] - 1, 0)] if len(past.ts) else np.zeros(interactions.n_users)
     valid = held_out[rows] & (past.ts == newest[rows])
-    columns = [rows.astype(np.int32), past.item_nums, past.ts, past.codes, past.weights, earlier(past), valid]
+    columns = [rows.astype(np.int32), past.item_nums, past.ts, past.codes, past.weights, earlier(past), taken_before(past), valid]
     return pa.Table.from_arrays([pa.array(column) for column in columns], schema=PAIRS)
 
 
