@@ -180,7 +180,7 @@ def _rss(process: psutil.Process) -> int:
     except psutil.Error:  # ended between listing and looking
         return 0
 
-# %% ../nbs/05_runner.ipynb #548ed84a
+# %% ../nbs/05_runner.ipynb #f73724b3
 PROOF = "_finished.json"
 _PROVE = f"""import json, pathlib
 pathlib.Path(out_dir, {PROOF!r}).write_text(json.dumps(summary, default=str))"""
@@ -212,7 +212,7 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], say: C
     nbformat.write(copy, unfinished)
     try:
         papermill.execute_notebook(unfinished, unfinished, dict(values), kernel_name="python3", language="python", progress_bar=False,
-                                   cwd=str(project_dir()), stderr_file=_Tail(say), config=pipes)  # fmt: skip
+                                   cwd=str(project_dir()), stderr_file=_Tail(say), config=pipes, extra_arguments=["--log-level=50"])  # fmt: skip
     except PapermillExecutionError as problem:
         kind = getattr(errors, problem.ename, StepError)
         what = problem.evalue if kind is not StepError or problem.ename == "StepError" else f"{problem.ename}: {problem.evalue}"

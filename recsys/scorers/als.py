@@ -194,7 +194,7 @@ def find_factors(folder: Path | str, dataset: str) -> Path:
     raise FactorsError(f"expected {dataset}/user_factors.csv, item_factors.csv and factors.json among the factors, found none; "
                        f"run 04_als on interactions_{dataset}.csv")  # fmt: skip
 
-# %% ../../nbs/64_scorers.als.ipynb #cc0b86aa
+# %% ../../nbs/64_scorers.als.ipynb #87530fd9
 def _factor_rows(
     path: Path,
     expected: np.ndarray,  # (N,) nums of the csv, ascending
@@ -206,13 +206,15 @@ def _factor_rows(
     table = pd.read_csv(path)
     columns = ["num", *(f"f{i}" for i in range(embedding_size))]
     if list(table.columns) != columns:
-        raise FactorsError(f"{path.name} should have num and {embedding_size} factors (factors.json), got {len(table.columns) - 1} factors; train again")
+        raise FactorsError(f"{path.name} should have num and {embedding_size} factors (factors.json says so), got {len(table.columns) - 1} factors; "
+                           "train again")  # fmt: skip
     if twice := table["num"].duplicated().sum():
         raise FactorsError(f"{path.name} holds {twice:,} nums twice, e.g. {table['num'][table['num'].duplicated()].iloc[0]}; train again")
     missing, unknown = np.setdiff1d(expected, table["num"]), np.setdiff1d(table["num"], expected)
     if len(missing) or len(unknown):
         raise FactorsError(f"{path.name} should have the {len(expected):,} nums of the interactions; {len(missing):,} are missing "
-                           f"(e.g. {missing[:3].tolist()}), {len(unknown):,} are unknown (e.g. {unknown[:3].tolist()}); it was cut, or belongs elsewhere")  # fmt: skip
+                           f"(e.g. {missing[:3].tolist()}), {len(unknown):,} are unknown (e.g. {unknown[:3].tolist()}); "
+                           "it was cut, or belongs elsewhere")  # fmt: skip
     vectors = table.sort_values("num")[columns[1:]].to_numpy(dtype=np.float32)
     if bad := int((~np.isfinite(vectors)).any(axis=1).sum()):
         raise FactorsError(f"{path.name}: {bad:,} rows hold NaN or inf; raise als_regularization or lower als_alpha and train again")

@@ -176,7 +176,7 @@ def file_hash(path: Path | str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../../nbs/pipeline/04_als.ipynb #b0b9e254
+# %% ../../nbs/pipeline/04_als.ipynb #42635d6b
 def als(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -187,7 +187,7 @@ def als(
     alpha: float = 10.0,
     regularization: float = 0.1,
     seed: int = 7,
-    dials: Mapping[str, Mapping[str, float]] | None = None,  # shop -> its own dials, e.g. tuned ones
+    dials: Mapping[str, Mapping[str, float]] | None = None,  # shop -> "als" -> what `tune` chose for it
 ) -> dict:
     "Train ALS on every shop's interactions."
     found = sorted(Path(inputs["interactions"]).glob("interactions_*.csv"))
@@ -197,7 +197,7 @@ def als(
     for path in found:
         name = path.stem.removeprefix("interactions_")
         chosen = {"embedding_size": embedding_size, "epochs": epochs, "alpha": alpha, "regularization": regularization, "seed": seed}
-        chosen |= (dials or {}).get(name, {})
+        chosen |= (dials or {}).get(name, {}).get("als", {})
         started = time.time()
         factors = fit_als(*read_interactions_csv(path), engine=engine, **chosen)
         about = {"interactions_hash": file_hash(path), "engine": engine, **chosen}

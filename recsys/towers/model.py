@@ -125,7 +125,7 @@ class AlsItems(nn.Module):
     def forward(self, shop: str, vectors: Tensor, categories: Tensor, prices: Tensor) -> Tensor:
         return torch.cat([vectors + self.gain * self.bent(vectors), self.fingerprints[shop](vectors)], dim=1)
 
-# %% ../../nbs/51_towers.model.ipynb #0ba6a155
+# %% ../../nbs/51_towers.model.ipynb #6d884785
 class Past(NamedTuple):
     "The histories of a batch, padded on the left: newest event last."
 
@@ -149,8 +149,8 @@ class Users(nn.Module):
         self.attributes = nn.Embedding(BUCKETS, hidden, padding_idx=0)
         self.context = nn.Linear(3, hidden)
         self.pooled = nn.Linear(size, hidden, bias=False)
-        self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, size + TREND_SIZE))
-        self.gains = nn.Parameter(torch.zeros(4) if self.starts else torch.tensor([0.5, 0.1, 1.0, 3.0]))  # history, context, trend, fingerprint
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(hidden, size + TREND_SIZE + 1))
+        self.gains = nn.Parameter(torch.zeros(5) if self.starts else torch.tensor([0.5, 0.1, 1.0, 3.0, 0.0]))  # see forward
         self.log_scale = nn.Parameter(torch.tensor(-float(np.log(config.temperature))))
         with torch.no_grad():
             self.attributes.weight.mul_(0.1)
@@ -167,8 +167,10 @@ class Users(nn.Module):
         context = torch.cat([torch.log1p(count), torch.where(count > 0, newest / 3, 0.0), (count > 0).float()], dim=1)
         inner = self.context(context) + self.pooled(summed / (1 + weights[:, :, 0].sum(dim=1, keepdim=True))) + self.shops[shop]
         out = self.out(inner + self.attributes(past.attributes).sum(dim=1))
-        taste, trend = out.split([out.shape[1] - TREND_SIZE, TREND_SIZE], dim=1)
-        taste = self.gains[0] * summed + self.gains[1] * taste + (past.start if self.starts else 0.0)
+        taste, trend, trust = out.split([out.shape[1] - TREND_SIZE - 1, TREND_SIZE, 1], dim=1)
+        taste = self.gains[0] * summed + self.gains[1] * taste
+        if self.starts:
+            taste = taste + past.start * (self.gains[4] * trust).exp()
         return torch.cat([taste * self.log_scale.exp(), self.gains[3] * same, self.gains[2] * trend], dim=1)
 
 # %% ../../nbs/51_towers.model.ipynb #e9c75b95
@@ -187,13 +189,13 @@ class Towers(nn.Module):
         "(n, TREND_SIZE) of how items sold (n, TRENDS)."
         return self.trends(seen / 4) + self.trends_bent(seen / 4)
 
-# %% ../../nbs/51_towers.model.ipynb #b0d8b9fd
+# %% ../../nbs/51_towers.model.ipynb #2fbf4ed2
 def sampled_softmax(
     users: Tensor,  # (B, d)
     items: Tensor,  # (C, d); the first B are the users' own
     nums: Tensor,  # (C,) item nums
     log_expected: Tensor,  # (C,) log of how often the item is expected among the C
-    weights: Tensor,  # (B,) of the pairs
+    weights: Tensor,  # (B,) of the pairs, about 1 on average
     own_items: Tensor | None = None,  # (B, d) the users' own items where they look different to them (ALS: without the answer)
 ) -> Tensor:
     "Mean negative log likelihood of each user's own item, estimated from a sample of items."
@@ -201,7 +203,7 @@ def sampled_softmax(
     own = (scores.diagonal() if own_items is None else (users * own_items).sum(dim=1)).unsqueeze(1)
     others = (scores - log_expected).masked_fill(nums[: len(users), None] == nums[None, :], -torch.inf)
     losses = torch.logsumexp(torch.cat([own, others], dim=1), dim=1) - own.squeeze(1)
-    return (losses * weights).sum() / weights.sum()
+    return (losses * weights).mean()
 
 
 def full_softmax(
