@@ -106,7 +106,7 @@ def plan(tune: Sequence[str] = (), factors_given: bool = False) -> list[Planned]
             steps.append(Planned(step))
     return steps
 
-# %% ../nbs/05_runner.ipynb #e15158fe
+# %% ../nbs/05_runner.ipynb #8012288d
 def notebooks_dir() -> Path:
     "The pipeline notebooks: of the checkout, else those that came with the package."
     package = Path(__file__).parent if "__file__" in globals() else project_dir() / "recsys"
@@ -127,13 +127,19 @@ _PLACES = ("inputs", "out_dir", "work_dir")  # where, not what: no part of a key
 SOURCES = tuple(name for name in PATHS if name not in ("runs_dir", "sample_dir", "als_factors"))
 
 
+def _of_interest(step: Step, dials: Mapping[str, dict]) -> dict[str, dict]:
+    "The dials that can change this step: those of als for als, the others for who loads the scorers."
+    found = {dataset: {model: values for model, values in models.items() if (model == "als") == (step.name == "als")} for dataset, models in dials.items()}
+    return {dataset: models for dataset, models in found.items() if models}
+
+
 def parameters(planned: Planned, settings: Settings, notebook: Path, dials: Mapping[str, dict]) -> dict[str, object]:
     "The parameters of a step, but for its places."
     known = settings.model_dump(mode="json")
     special = {
         "window": planned.window, "trials": settings.tune_trials, "factors": known["als_factors"] or "", "tune": "weights" in settings.tune,
         "sources": {name: known[name] for name in SOURCES if known[name]},
-        "dials": [dial for dial in settings.tune if dial != "weights"] if planned.step.name == "tune" else dials,
+        "dials": [dial for dial in settings.tune if dial != "weights"] if planned.step.name == "tune" else _of_interest(planned.step, dials),
         "weights": ",".join(f"{name}:{weight:g}" for name, weight in settings.weights.items()),
     }  # fmt: skip
     names = [(name, default) for name, default in declared(notebook).items() if name not in _PLACES]
@@ -228,7 +234,7 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], say: C
     proof.unlink()
     return summary if isinstance(summary, dict) else {"result": summary}
 
-# %% ../nbs/05_runner.ipynb #dda17b38
+# %% ../nbs/05_runner.ipynb #e3869972
 @contextmanager
 def _quiet_env():
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter."
@@ -286,8 +292,9 @@ def run_step(planned: Planned, settings: Settings, run: Run, made: Mapping[str, 
 
 def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]:
     "The dials of each shop's models: those of the settings, and over them what `tune` found."
-    item_knn = {"neighbours": settings.item_knn_neighbours, "weighting": settings.item_knn_weighting, "decay": settings.item_knn_decay}
-    dials = {dataset: {"item_knn": dict(item_knn)} for dataset in settings.datasets}
+    item_knn = {"neighbours": settings.item_knn_neighbours, "weighting": settings.item_knn_weighting, "decay": settings.item_knn_decay,
+                "half_life_days": settings.item_knn_half_life_days}  # fmt: skip
+    dials = {dataset: {"item_knn": dict(item_knn), "content": {"half_life_days": settings.content_half_life_days}} for dataset in settings.datasets}
     if "tune" in made:
         for dataset, found in json.loads((made["tune"] / "dials.json").read_text()).items():
             dials[dataset] = dials.get(dataset, {}) | found
