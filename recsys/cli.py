@@ -48,7 +48,7 @@ def main() -> None:
         problems.print("interrupted")
         sys.exit(130)
 
-# %% ../nbs/95_cli.ipynb #ec61bb4b
+# %% ../nbs/95_cli.ipynb #9bfed602
 @app.command()
 def run(
     profile: Annotated[str, typer.Argument(help="a section of settings.ini: tiny, sample, hm, rr, both, table, or your own")],
@@ -108,7 +108,7 @@ def _draw_where_absent(settings) -> None:
     console.print(f"drawing the sample shop: {settings.sample_customers:,} customers, {settings.sample_articles:,} articles", highlight=False)
     settings.sample_dir.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=settings.sample_dir.parent, prefix=".drawing-"))
-    draw_sample(unfinished, customers=settings.sample_customers, articles=settings.sample_articles, seed=settings.seed)
+    draw_sample(unfinished, customers=settings.sample_customers, articles=settings.sample_articles, seed=settings.seed, progress=console.is_terminal)
     os.chmod(unfinished, 0o755)
     os.replace(unfinished, settings.sample_dir)
 
@@ -165,7 +165,7 @@ def _show_result(done) -> None:
         console.print(f"report: {done.folder / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"run: {done.folder}", highlight=False, soft_wrap=True)
 
-# %% ../nbs/95_cli.ipynb #2811c8e8
+# %% ../nbs/95_cli.ipynb #4b8facbf
 @app.command()
 def settings(profile: Annotated[str | None, typer.Argument(help="show this profile's values")] = None, settings_file: Ini = Path("settings.ini")) -> None:
     "Every dial, its value and its meaning."
@@ -193,7 +193,7 @@ def sample(
     from recsys.datasets.sample import draw_sample
 
     counts = draw_sample(folder, customers=customers, articles=articles, transactions=transactions, rr_visitors=rr_visitors, rr_events=rr_events,
-                         seed=seed, images=images)  # fmt: skip
+                         seed=seed, images=images, progress=console.is_terminal)  # fmt: skip
     for name, count in counts.items():
         console.print(f"{name:28} {count:>12,}" if isinstance(count, int) else f"{name:28} {count}", highlight=False)
 
@@ -228,7 +228,7 @@ def doctor(settings_file: Ini = Path("settings.ini")) -> None:
     row("browser tests of the demo", bool(shutil.which("chromium")), "apt-get install chromium")
     console.print(table)
 
-# %% ../nbs/95_cli.ipynb #87ca2175
+# %% ../nbs/95_cli.ipynb #b3ed4e4b
 @runs_app.command("ls")
 def runs_ls(profile: Annotated[str | None, typer.Argument(help="of this profile only")] = None, runs_dir: RunsDir = Path("runs")) -> None:
     "All runs, oldest first."
@@ -265,7 +265,8 @@ def runs_publish(run_name: Annotated[str, typer.Argument(metavar="RUN", help="PR
     "Let the API and the demo load this run's bundle."
     from recsys.runs import open_run, publish
 
-    console.print(f"published {open_run(run_name, runs_dir=runs_dir).name} as {publish(open_run(run_name, runs_dir=runs_dir))}", highlight=False)
+    found = open_run(run_name, runs_dir=runs_dir)
+    console.print(f"published {found.name} as {publish(found)}", highlight=False)
 
 
 @runs_app.command("export")
@@ -287,7 +288,8 @@ def runs_export(
         shutil.copyfile(path, to / path.name)
         console.print(f"{to / path.name}", highlight=False, soft_wrap=True)
     if what == "interactions":
-        console.print("next: train with nbs/pipeline/04_als.ipynb (on Colab: its badge),\nthen `recsys run PROFILE --set als_factors=DIR_OR_ZIP`", highlight=False)
+        console.print("next: train with nbs/pipeline/04_als.ipynb (on Colab: its badge),", highlight=False)
+        console.print("then `recsys run PROFILE --set als_factors=DIR_OR_ZIP`", highlight=False)
 
 # %% ../nbs/95_cli.ipynb #87e13531
 @store_app.command("ls")

@@ -6,7 +6,7 @@
 __all__ = ['RIVER', 'STEPS', 'SOURCES', 'PROOF', 'Step', 'Planned', 'plan', 'notebooks_dir', 'declared', 'parameters',
            'made_from', 'Watch', 'execute', 'versions', 'git_commit', 'run_step', 'tuned_dials', 'run_river']
 
-# %% ../nbs/05_runner.ipynb #719f8272
+# %% ../nbs/05_runner.ipynb #fa92c8a2
 import ast
 import io
 import json
@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -186,7 +187,7 @@ def _rss(process: psutil.Process) -> int:
     except psutil.Error:  # ended between listing and looking
         return 0
 
-# %% ../nbs/05_runner.ipynb #f73724b3
+# %% ../nbs/05_runner.ipynb #3e06f003
 PROOF = "_finished.json"
 _PROVE = f"""import json, pathlib
 pathlib.Path(out_dir, {PROOF!r}).write_text(json.dumps(summary, default=str))"""
@@ -211,14 +212,17 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], say: C
     from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of a comment in a parameters cell
-    pipes = Config({"KernelManager": {"transport": "ipc"}})  # ports are raced for when two runs start at once
+    pipes = tempfile.mkdtemp(prefix="recsys-kernel-")  # ports are raced for when two runs start at once; pipes in a folder of their own are not
+    transport = Config({"KernelManager": {"transport": "ipc", "ip": f"{pipes}/pipe"}})
     unfinished = executed.with_suffix(".running.ipynb")
     copy = nbformat.read(notebook, as_version=4)
     copy.cells.append(nbformat.v4.new_code_cell(_PROVE, metadata={"tags": ["proof"]}))
     nbformat.write(copy, unfinished)
     try:
-        papermill.execute_notebook(unfinished, unfinished, dict(values), kernel_name="python3", language="python", progress_bar=False,
-                                   cwd=str(project_dir()), stderr_file=_Tail(say), config=pipes, extra_arguments=["--log-level=50"])  # fmt: skip
+        papermill.execute_notebook(
+            unfinished, unfinished, dict(values), kernel_name="python3", language="python", progress_bar=False, start_timeout=300,
+            cwd=str(project_dir()), stderr_file=_Tail(say), config=transport, extra_arguments=["--log-level=50"],
+        )  # fmt: skip
     except PapermillExecutionError as problem:
         kind = getattr(errors, problem.ename, StepError)
         what = problem.evalue if kind is not StepError or problem.ename == "StepError" else f"{problem.ename}: {problem.evalue}"
@@ -227,6 +231,7 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], say: C
         raise StepError(f"its process ended without a word ({problem}); out of memory, or killed") from problem
     finally:
         os.replace(unfinished, executed)
+        shutil.rmtree(pipes, ignore_errors=True)
     proof = Path(values["out_dir"], PROOF)
     if not proof.exists():
         raise StepError("its notebook ended before the step returned (a sys.exit in a cell?)")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEARCHES', 'tune']
 
-# %% ../../nbs/pipeline/16_tune.ipynb #10ed940b
+# %% ../../nbs/pipeline/16_tune.ipynb #87b13e45
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..data.split import datasets
 from ..errors import SettingsError
-from .hybrid import select_exam
+from ..recommend import select_exam
 from ..scorers.search import search_als, search_item_knn
 
 # %% ../../nbs/pipeline/16_tune.ipynb #28ba7e79

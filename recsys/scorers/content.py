@@ -17,8 +17,8 @@ from ..data.interactions import Interactions, Queries
 from .base import VectorScorer
 from ..vectors.table import VectorTable, unit_rows
 
-# %% ../../nbs/65_scorers.content.ipynb #b9a7cecd
-HALF_LIFE_DAYS = 14.0
+# %% ../../nbs/65_scorers.content.ipynb #f2f42901
+HALF_LIFE_DAYS = 14.0  # H&M items nobody had bought, recall@12 on valid: 3 days .103, 14 and 60 days .138; random .009
 
 
 def history_vectors(

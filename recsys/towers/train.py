@@ -433,7 +433,7 @@ def stopped(losses: list[dict[str, float]]) -> bool:
 def _copy(towers: Towers) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in towers.state_dict().items()}
 
-# %% ../../nbs/52_towers.train.ipynb #57afb601
+# %% ../../nbs/52_towers.train.ipynb #401c1eb5
 @dataclass(frozen=True)
 class TowerModel:
     "Trained towers with the item vectors they serve."
@@ -455,7 +455,7 @@ class TowerModel:
         for name, table in self.items.items():
             known = self.attributes[name]
             arrays = {"item_ids": table.ids, "item_vectors": table.vectors, "user_ids": known.user_ids, "buckets": known.buckets}
-            tensors |= {f"shops/{name}/{what}": torch.from_numpy(np.ascontiguousarray(array)) for what, array in arrays.items()}
+            tensors |= {f"shops/{name}/{what}": torch.from_numpy(np.array(array)) for what, array in arrays.items()}
         save_file(tensors, Path(folder) / f"{stem}.safetensors")
         about = {"config": self.towers.config.as_dict(), "spaces": {name: table.space for name, table in self.items.items()}, **self.record}
         (Path(folder) / f"{stem}.json").write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
