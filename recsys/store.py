@@ -32,7 +32,7 @@ def json_hash(value: object) -> str:
     "sha256 of a value written as canonical json, 20 characters."
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()[:20]
 
-# %% ../nbs/03_store.ipynb #e877aff7
+# %% ../nbs/03_store.ipynb #2f624103
 def _bare(tree: ast.AST) -> ast.AST:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -53,27 +53,31 @@ def _imports(tree: ast.AST, module: str) -> Iterator[str]:
 
 
 @cache
-def _module_source(name: str) -> str | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # `from recsys.data.ids import IdMap`: IdMap is no module
-        return None
-    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else None
+def _module_path(name: str) -> Path | None:
+    "The file of a module, found without importing anything; None for what is no module, like a class."
+    package, *parts = name.split(".")
+    home = Path(importlib.util.find_spec(package).submodule_search_locations[0]).joinpath(*parts)
+    return next((path for path in (home.with_suffix(".py"), home / "__init__.py") if path.is_file()), None)
+
+
+@cache
+def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
+    "The hash of a module's bare code, and the names it imports."
+    tree = ast.parse(_module_path(name).read_text(encoding="utf-8"))
+    imported = tuple(_imports(tree, name))
+    return hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()[:20], imported
 
 
 def code_hashes(module: str, found_by_itself: str = "") -> dict[str, str]:
     "The hash of a module and of each module it imports from its own package, by name; a package it searches counts whole."
     package, todo, found = module.partition(".")[0], [module], {}
     if found_by_itself:
-        folders = importlib.util.find_spec(found_by_itself).submodule_search_locations
-        todo += [f"{found_by_itself}.{path.stem}" for folder in folders for path in Path(folder).glob("*.py")]
+        todo += [f"{found_by_itself}.{path.stem}" for path in _module_path(found_by_itself).parent.glob("*.py")]
     while todo:
         name = todo.pop()
-        if name in found or name.partition(".")[0] != package or (source := _module_source(name)) is None:
-            continue
-        tree = ast.parse(source)
-        todo += _imports(tree, name)
-        found[name] = hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()[:20]
+        if name not in found and name.partition(".")[0] == package and _module_path(name) is not None:
+            found[name], imported = _read_module(name)
+            todo += imported
     return dict(sorted(found.items()))
 
 # %% ../nbs/03_store.ipynb #23ade42d

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_embeddings']
 
-# %% ../../nbs/pipeline/06_image_embeddings.ipynb #0c7503a6
+# %% ../../nbs/pipeline/06_image_embeddings.ipynb #9e80e655
 import csv
 import json
 import tempfile
@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from ..content.encoders import load_encoder
 from ..content.images import embed_images
 from ..data.schema import ITEMS, read_table
+from ..runs import project_dir
 
-# %% ../../nbs/pipeline/06_image_embeddings.ipynb #272dde6f
+# %% ../../nbs/pipeline/06_image_embeddings.ipynb #ec349e6a
 def image_embeddings(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -38,7 +39,7 @@ def image_embeddings(
     about, broken = (model.about if model else {"asked": encoder, "taken": None, "why": "no shop here has pictures"}), []
     with tempfile.TemporaryDirectory() as scratch:
         for name, rows in wanted.items():
-            found = embed_images(*_places(rows, Path(shops[name]["image_root"])), model.image, Path(work_dir or scratch) / name, batch_size)
+            found = embed_images(*_places(rows, project_dir() / shops[name]["image_root"]), model.image, Path(work_dir or scratch) / name, batch_size)
             found.table.save(Path(out_dir) / f"image_embeddings_{name}.safetensors")
             images = dict(zip(rows["item_id"].to_pylist(), rows["image"].to_pylist(), strict=True))
             broken += [(name, one.item_id, images[one.item_id], one.reason) for one in found.broken]

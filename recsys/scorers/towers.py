@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USERS_AT_ONCE', 'STEMS', 'TowerScorer', 'find_stem', 'load_tower', 'WithoutThePair', 'als_start']
 
-# %% ../../nbs/66_scorers.towers.ipynb #e54530d5
+# %% ../../nbs/66_scorers.towers.ipynb #4d79ccea
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
@@ -20,10 +20,10 @@ from .als import AlsScorer
 from .base import Missing, VectorScorer
 from ..towers.model import HISTORY, Past
 from ..towers.pairs import block
-from ..towers.train import Start, TowerModel, read_record
+from ..towers.train import Start, TowerModel, compact, read_record
 
-# %% ../../nbs/66_scorers.towers.ipynb #76933026
-USERS_AT_ONCE = 2048
+# %% ../../nbs/66_scorers.towers.ipynb #c766f3e8
+USERS_AT_ONCE = 512
 STEMS = {"two_tower": "content_two_tower", "als_tower": "als_finetuned"}  # strategy -> what its artifact is called
 
 
@@ -63,7 +63,7 @@ class TowerScorer(VectorScorer):
         arrays = (seen.nums, seen.known & self.has_vector[seen.nums], seen.ages, seen.codes, attributes)
         start = None if self.start is None else self.start(queries)
         past = Past(*(torch.from_numpy(array) for array in arrays), None if start is None else torch.from_numpy(np.nan_to_num(start)))
-        users = self.model.towers.users(queries.dataset, past, torch.nn.functional.embedding(past.places, self.tastes)).numpy()
+        users = self.model.towers.users(queries.dataset, *compact(past, self.tastes)).numpy()
         return users if start is None else np.where(np.isfinite(start).all(axis=1)[:, None], users, np.float32(np.nan))
 
     def save(self, folder: Path | str) -> None:
