@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['als_tower']
 
-# %% ../../nbs/pipeline/12_als_tower.ipynb #fc744b22
+# %% ../../nbs/pipeline/12_als_tower.ipynb #a21544d4
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..data.split import load_window
-from .two_tower import save_trained
 from ..scorers.als import AlsScorer
 from ..scorers.towers import als_start
 from ..towers.model import TowerConfig, width_of
 from ..towers.pairs import MAX_PAIRS, TowerShop, read_pairs
-from ..towers.train import TrainDials, why_not
+from ..towers.train import TrainDials, save_trained, why_not
 
 # %% ../../nbs/pipeline/12_als_tower.ipynb #1bd2e768
 def als_tower(

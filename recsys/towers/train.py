@@ -7,7 +7,7 @@ __all__ = ['HALF_LIFE_DAYS', 'SCALARS_FASTER', 'PATIENCE', 'bf16_is_faster', 'sa
            'why_not', 'Feed', 'past_of', 'log_expected', 'make_batch', 'own_of', 'batch_loss', 'own_items', 'compact',
            'item_tastes', 'item_outputs', 'valid_loss', 'Adam', 'save_checkpoint', 'load_checkpoint', 'TrainDials',
            'Trained', 'epoch_batches', 'train_epoch', 'training_key', 'train_towers', 'stopped', 'TowerModel',
-           'read_record', 'loss_picture']
+           'read_record', 'loss_picture', 'save_trained']
 
 # %% ../../nbs/52_towers.train.ipynb #0568a666
 import hashlib
@@ -534,3 +534,19 @@ def loss_picture(losses: list[dict[str, float]], title: str = "the loss falls, t
     axis.legend()
     figure.tight_layout()
     return figure
+
+# %% ../../nbs/52_towers.train.ipynb #ac4493de
+def save_trained(shops: Mapping[str, TowerShop], pairs: Mapping, config: TowerConfig, dials: TrainDials, missing: Mapping[str, str],
+                 out_dir: Path, work_dir: Path | str, stem: str, starts: Mapping | None = None) -> dict:  # fmt: skip
+    "Train and write; where no shop can be trained on, only the reasons are written."
+    record = {"dials": dials._asdict(), "missing": dict(missing)}
+    losses = []
+    if shops:
+        trained = train_towers({name: (shop, pairs[name]) for name, shop in shops.items()}, config, dials, work_dir or None, starts)
+        losses = trained.losses
+        TowerModel.of(trained, shops, record).save(out_dir, stem)
+    else:
+        (Path(out_dir) / f"{stem}.json").write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+    (Path(out_dir) / "loss.json").write_text(json.dumps({stem: losses}, indent=1), encoding="utf-8")
+    best = min(losses, key=lambda row: row["valid"], default={"epoch": 0, "valid": None})
+    return {"trained_on": sorted(shops), "epochs": len(losses), "best_epoch": best["epoch"], "valid_loss": best["valid"], "missing": dict(missing)}
