@@ -194,7 +194,7 @@ def find_factors(folder: Path | str, dataset: str) -> Path:
     raise FactorsError(f"expected {dataset}/user_factors.csv, item_factors.csv and factors.json among the factors, found none; "
                        f"run 04_als on interactions_{dataset}.csv")  # fmt: skip
 
-# %% ../../nbs/64_scorers.als.ipynb #4fea6d5b
+# %% ../../nbs/64_scorers.als.ipynb #06f6bbcc
 def _factor_rows(
     path: Path,
     expected: np.ndarray,  # (N,) nums of the csv, ascending
@@ -233,7 +233,7 @@ def import_factors(
         raise FactorsError(f"expected factors.json beside the factors of {Path(csv).name}, found none; it says what they were trained on: copy it too")
     about, sent = json.loads(said.read_text()), file_hash(csv)
     if about.get("interactions_hash") != sent:
-        raise FactorsError(f"these factors were trained on interactions of hash {str(about.get('interactions_hash'))[:12]}, but {Path(csv).name} has {sent[:12]}; "
+        raise FactorsError(f"these factors belong to interactions of hash {str(about.get('interactions_hash'))[:12]}, {Path(csv).name} has {sent[:12]}; "
                            "export the interactions of this run and train on them")  # fmt: skip
     user_nums, item_nums, _ = read_interactions_csv(csv)
     tables = []
