@@ -38,6 +38,7 @@ export: $(STAMP)  ## notebooks -> recsys/, notebooks clean, README
 	$(BIN)/nbdev-export
 	$(BIN)/nbdev-clean
 	$(BIN)/python -m jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
+	sed -i 's#(images/#(nbs/images/#' README.md
 
 lint: $(STAMP)  ## ruff and the import rules
 	$(BIN)/ruff check

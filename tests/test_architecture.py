@@ -114,6 +114,15 @@ def test_export_is_in_sync_and_notebooks_are_clean(tmp_path):
     assert not changed, f"run nbdev-export and nbdev-clean, then commit: {changed}"
 
 
+def test_the_readme_is_made_from_the_index_notebook():
+    from nbconvert import MarkdownExporter
+
+    made, _ = MarkdownExporter().from_filename(str(ROOT / "nbs" / "index.ipynb"))
+    assert (ROOT / "README.md").read_text().strip() == made.replace("(images/", "(nbs/images/").strip(), "run `make export`"
+    for picture in re.findall(r"\((nbs/images/[^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / picture).exists(), picture
+
+
 def _files(folder: Path) -> list[Path]:
     return [p for name in ("nbs", "recsys") for p in (folder / name).rglob("*") if p.suffix in (".py", ".ipynb") and ".ipynb_checkpoints" not in p.parts]
 
