@@ -78,7 +78,7 @@ def test_spoilt_factors_are_refused_by_name(shop, sent, factors, file, how):
 def test_factors_of_other_interactions_are_refused(shop, sent, factors):
     csv = sent / "interactions_shop.csv"
     csv.write_text(csv.read_text().replace(",1.0\n", ",2.0\n", 1))
-    with pytest.raises(FactorsError, match="were trained on"):
+    with pytest.raises(FactorsError, match="belong to interactions of hash"):
         import_factors(factors / "shop", csv, shop.users, shop.items)
 
 
