@@ -890,6 +890,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'recsys.scorers.base.Scorer.top_k': ('scorers.base.html#scorer.top_k', 'recsys/scorers/base.py'),
                                      'recsys.scorers.base.TopK': ('scorers.base.html#topk', 'recsys/scorers/base.py'),
                                      'recsys.scorers.base.VectorScorer': ('scorers.base.html#vectorscorer', 'recsys/scorers/base.py'),
+                                     'recsys.scorers.base.VectorScorer._vectors_of': ( 'scorers.base.html#vectorscorer._vectors_of',
+                                                                                       'recsys/scorers/base.py'),
                                      'recsys.scorers.base.VectorScorer.columns': ( 'scorers.base.html#vectorscorer.columns',
                                                                                    'recsys/scorers/base.py'),
                                      'recsys.scorers.base.VectorScorer.pairs': ( 'scorers.base.html#vectorscorer.pairs',

@@ -123,7 +123,7 @@ def blocks(n: int, width: int) -> list[slice]:
     step = max(1, BLOCK // max(1, width))
     return [slice(start, start + step) for start in range(0, max(n, 1), step)]
 
-# %% ../../nbs/60_scorers.base.ipynb #1b96257c
+# %% ../../nbs/60_scorers.base.ipynb #0278fa9e
 class VectorScorer(Scorer):
     "A scorer that is a product of a user vector and an item vector."
 
@@ -134,9 +134,15 @@ class VectorScorer(Scorer):
         raise NotImplementedError(f"{type(self).__name__} needs `user_vectors`")
 
     def columns(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
-        everything = len(nums) == len(self.item_vectors) and bool((np.diff(nums) == 1).all())
-        vectors = self.item_vectors if everything else self.item_vectors[nums]  # a copy of 105k vectors takes longer than the product
-        return self.user_vectors(queries) @ vectors.T
+        return self.user_vectors(queries) @ self._vectors_of(nums).T
+
+    def _vectors_of(self, nums: np.ndarray) -> np.ndarray:
+        "(C, d) vectors of these items; `top_k` asks for the same ones block after block, and a copy takes longer than the product."
+        last = getattr(self, "_last", None)  # one tuple, so that two threads never see halves of two answers
+        if last is None or last[0] is not nums or last[1] is not self.item_vectors:
+            everything = len(nums) == len(self.item_vectors) and bool((np.diff(nums) == 1).all())
+            self._last = last = (nums, self.item_vectors, self.item_vectors if everything else self.item_vectors[nums])
+        return last[2]
 
     def pairs(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
         users = self.user_vectors(queries)
