@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from recsys.errors import SchemaError
-from recsys.evaluation.metrics import DEFINITIONS, METRICS, contains, coverage, hits, per_user, targets_of
+from recsys.evaluation.metrics import DEFINITIONS, METRICS, coverage, hits, per_user, targets_of
+from recsys.scorers.base import contains
 
 KS = (1, 5, 10, 12, 20, 100)
 

@@ -8,7 +8,7 @@ import pytest
 from judged_shop import N_ITEMS, N_NEW, Again, Circle, Contrary, Flat, Popular, Silent, make_catalog, make_shop
 
 from recsys.errors import SettingsError, StrategyError
-from recsys.evaluation.metrics import METRICS, contains
+from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.protocol import (
     HEADLINE,
     LEAST_KS,
@@ -28,7 +28,7 @@ from recsys.evaluation.protocol import (
     warnings,
 )
 from recsys.recommend import exclusion
-from recsys.scorers.base import Missing
+from recsys.scorers.base import Missing, contains
 
 SHOP, USER_IDS, ITEM_NUMS = make_shop()
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LEAST_KS', 'SLICES', 'HEADLINE', 'QUERIES_AT_ONCE', 'N_DRAWS', 'LEVEL', 'N_PROBE', 'Values', 'LISTED_USERS',
            'LISTED_ITEMS', 'GATE_USERS', 'N_LUCKY', 'COLD_BASELINES', 'Slice', 'Protocol', 'make_protocol', 'ask',
-           'draw_means', 'Ends', 'interval', 'Judgement', 'null_rows', 'silent_reason', 'judge', 'lists_table',
-           'Comparison', 'compare', 'compare_all', 'warnings', 'gate', 'refuse', 'Chance', 'NewestOfCategory',
-           'ColdRanking', 'cold_protocol', 'cold_ranking']
+           'answers_of_parts', 'draw_means', 'Ends', 'interval', 'Judgement', 'null_rows', 'silent_reason', 'judge',
+           'lists_table', 'Comparison', 'compare', 'compare_all', 'warnings', 'gate', 'refuse', 'Chance',
+           'NewestOfCategory', 'ColdRanking', 'cold_protocol', 'cold_ranking']
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #965f2fb5
+# %% ../../nbs/81_evaluation.protocol.ipynb #c5763c01
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,9 +23,10 @@ from ..data.catalog import Catalog
 from ..data.interactions import NEVER, Interactions, Queries
 from ..data.schema import DAY_MS
 from ..errors import StrategyError
-from .metrics import COVERAGES, METRICS, contains, coverage, hits, per_user, targets_of
+from .metrics import COVERAGES, METRICS, coverage, hits, per_user, targets_of
 from ..recommend import exclusion
-from ..scorers.base import Missing, Scorer, TopK
+from ..scorers.base import Missing, Scorer, TopK, contains
+from ..scorers.hybrid import N_CANDIDATES, HybridScorer, unite
 
 # %% ../../nbs/81_evaluation.protocol.ipynb #48ea7fd7
 LEAST_KS = (10, 12, 20, 100)
@@ -85,18 +86,31 @@ def make_protocol(
     exclude = exclusion(queries, interactions.n_items, repeat)
     return Protocol(queries, targets, interactions.first_sold != NEVER, every, exclude, tuple(sorted({*ks, *LEAST_KS})))
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #9c1cee52
-def ask(protocol: Protocol, scorer: Scorer) -> TopK:
+# %% ../../nbs/81_evaluation.protocol.ipynb #beca0af8
+def ask(
+    protocol: Protocol,
+    scorer: Scorer,
+    parts: Mapping[str, TopK] | None = None,  # of a hybrid: what its parts have answered to the same questions
+) -> TopK:
     "(Q, largest k) lists of one strategy, empty where it cannot answer."
     n, k = len(protocol.queries), max(protocol.ks)
     top = TopK(np.full((n, k), -1, dtype=np.int64), np.full((n, k), np.nan, dtype=np.float32))
     asked = np.arange(n) if scorer.answers_strangers else np.flatnonzero(protocol.queries.has_history)
     for start in range(0, len(asked), QUERIES_AT_ONCE):
         rows = asked[start : start + QUERIES_AT_ONCE]
+        if parts:
+            top.nums[rows], top.scores[rows] = scorer.rank(protocol.queries[rows], unite([part.nums[rows] for part in parts.values()]), k)
+            continue
         exclude = None if protocol.exclude is None else protocol.exclude[rows]
         top.nums[rows], top.scores[rows] = scorer.top_k(protocol.queries[rows], k, protocol.allowed, exclude)
     _check_lists(protocol, scorer.name, top.nums)
     return top
+
+
+def answers_of_parts(protocol: Protocol, scorer: Scorer, lists: Mapping[str, TopK]) -> dict[str, TopK]:
+    "The lists a hybrid would ask its parts for, where all of them are there already."
+    wanted = scorer.weights if isinstance(scorer, HybridScorer) and max(protocol.ks) >= N_CANDIDATES else ()
+    return {part: lists[part] for part in wanted} if all(part in lists for part in wanted) else {}
 
 
 def _check_lists(protocol: Protocol, name: str, nums: np.ndarray) -> None:
@@ -208,12 +222,12 @@ def _with_interval(row: dict, draws: Mapping[tuple[str, str], np.ndarray]) -> di
     found = draws.get((row["strategy"], row["metric"])) if row["k"] == HEADLINE[1] and row["value"] is not None else None
     return row if found is None else row | interval(found)._asdict()
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #472ed71d
+# %% ../../nbs/81_evaluation.protocol.ipynb #96791d03
 def judge(protocol: Protocol, scorers: Mapping[str, Scorer | Missing], seed: int = 7) -> Judgement:
     "Every strategy on the same questions."
     rows, lists, values = [], {}, {part.name: {} for part in protocol.slices}
     for name, scorer in scorers.items():
-        top = None if isinstance(scorer, Missing) else ask(protocol, scorer)
+        top = None if isinstance(scorer, Missing) else ask(protocol, scorer, answers_of_parts(protocol, scorer, lists))
         reason = scorer.reason if top is None else silent_reason(protocol, scorer, top)
         if reason:
             rows += null_rows(protocol, name, reason)
@@ -388,7 +402,7 @@ def cold_protocol(protocol: Protocol) -> Protocol:
     new[part.targets.indices] = True
     return Protocol(protocol.queries[part.rows[warm]], part.targets[warm], protocol.seen, new, None, protocol.ks)
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #50868d47
+# %% ../../nbs/81_evaluation.protocol.ipynb #78368b07
 def cold_ranking(
     protocol: Protocol,
     scorers: Mapping[str, Scorer | Missing],
@@ -401,10 +415,10 @@ def cold_ranking(
     asked = cold_protocol(protocol)
     if not len(asked.queries):
         return ColdRanking(asked, [], [])
-    values = _baseline_values(asked, catalog, interactions, seed)
+    lists, values = {}, _baseline_values(asked, catalog, interactions, seed)
     for name, scorer in scorers.items():
-        if not isinstance(scorer, Missing) and (top := ask(asked, scorer)).nums.max() >= 0:
-            values[name] = per_user(hits(top.nums, asked.targets), asked.ks)
+        if not isinstance(scorer, Missing) and (top := ask(asked, scorer, answers_of_parts(asked, scorer, lists))).nums.max() >= 0:
+            lists[name], values[name] = top, per_user(hits(top.nums, asked.targets), asked.ks)
     part, draws = Slice("cold_ranking", np.arange(len(asked.queries)), asked.targets), _draws(values, seed)
     rows = [_row(asked, name, *key, part, float(column.mean())) for name, each in values.items() for key, column in each.items()]
     return ColdRanking(asked, [_with_interval(row, draws) for row in rows], _against_baselines(values, draws, metric))

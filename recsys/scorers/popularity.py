@@ -15,7 +15,7 @@ from ..data.catalog import Catalog
 from ..data.interactions import Interactions, Queries
 from .base import Scorer, TopK, best
 
-# %% ../../nbs/61_scorers.popularity.ipynb #2852d1d5
+# %% ../../nbs/61_scorers.popularity.ipynb #2fd760a5
 class PopularityScorer(Scorer):
     "The same for everybody: how much an item sold lately. An item never sold is NaN."
 
@@ -37,6 +37,9 @@ class PopularityScorer(Scorer):
 
     def columns(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
         return np.tile(self.sold[nums], (len(queries), 1))
+
+    def pairs(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
+        return np.where(nums < 0, np.float32(np.nan), self.sold[nums])
 
     def top_k(self, queries: Queries, k: int, allowed: np.ndarray | None = None, exclude: csr_array | None = None) -> TopK:
         "One list for all, as long as the longest exclusion makes necessary."

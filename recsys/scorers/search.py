@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['N_JUDGED', 'AT', 'ALS_FIRST', 'Exam', 'Found', 'search', 'search_als', 'search_item_knn']
 
-# %% ../../nbs/69_scorers.search.ipynb #ef9be738
+# %% ../../nbs/69_scorers.search.ipynb #38da130a
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,10 +15,10 @@ from scipy.sparse import csr_array
 
 from ..data.interactions import Interactions, Queries
 from .als import AlsScorer
-from .base import Scorer
+from .base import Scorer, contains
 from .item_knn import WEIGHTINGS, ItemKnnScorer, item_similarity
 
-# %% ../../nbs/69_scorers.search.ipynb #fe84db32
+# %% ../../nbs/69_scorers.search.ipynb #2e403a62
 N_JUDGED = 3000
 AT = 12
 
@@ -43,9 +43,7 @@ class Exam:
     def mean_ap(self, scorer: Scorer) -> float:
         "MAP@12 of a scorer's lists."
         nums = scorer.top_k(self.queries, AT, self.allowed, self.exclude).nums
-        held, width = self.targets.tocoo(), self.interactions.n_items
-        asked = np.arange(len(nums))[:, None] * width + np.maximum(nums, 0)
-        hit = np.isin(asked, held.row.astype(np.int64) * width + held.col) & (nums >= 0)
+        hit = contains(self.targets, nums)
         precision = (hit * np.cumsum(hit, axis=1) / np.arange(1, AT + 1)).sum(axis=1)
         return float((precision / np.minimum(np.diff(self.targets.indptr), AT)).mean()) if len(nums) else 0.0
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXACT_DIMS', 'EXACT_ROWS', 'LINKS', 'BUILD_WIDTH', 'SEARCH_WIDTH', 'METRICS', 'ROUTER', 'Nearest', 'ItemIndex',
-           'ShopIndex']
+           'nearest', 'ShopIndex']
 
 # %% ../../nbs/31_vectors.index.ipynb #f2d3c7c2
 import hashlib
@@ -174,6 +174,19 @@ def _settled(nums: np.ndarray, scores: np.ndarray, best_is_high: bool) -> Neares
     key = np.where(nums < 0, np.inf, -scores if best_is_high else scores)
     order = np.lexsort((nums, key), axis=1)
     return Nearest(np.take_along_axis(nums, order, axis=1), np.take_along_axis(scores, order, axis=1))
+
+# %% ../../nbs/31_vectors.index.ipynb #3fca6cf2
+def nearest(
+    queries: np.ndarray,  # (Q, d) float32; a row with NaN finds nothing
+    rows: np.ndarray,  # (N, d) float32, no NaN
+    k: int,
+) -> Nearest:
+    "The k rows with the largest products, exactly."
+    asks, found = np.isfinite(queries).all(axis=1), Nearest(np.full((len(queries), k), -1), np.full((len(queries), k), np.nan, np.float32))
+    if len(rows) and asks.any():
+        scores, nums = faiss.knn(np.ascontiguousarray(queries[asks], np.float32), np.ascontiguousarray(rows, np.float32), k, faiss.METRIC_INNER_PRODUCT)
+        found.nums[asks], found.scores[asks] = _settled(nums, scores, best_is_high=True)
+    return found
 
 # %% ../../nbs/31_vectors.index.ipynb #b2f9be6c
 ROUTER = "faiss_items.json"
