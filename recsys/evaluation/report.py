@@ -11,7 +11,7 @@ __all__ = ['SUMMARY', 'NAMES', 'LABELS', 'COLOURS', 'ANY_COLOUR', 'WIDTH', 'HEIG
            'Example', 'Gallery', 'examples', 'render', 'Cell', 'Line', 'slice_table', 'cold_table', 'ShopReport',
            'Report', 'shop_facts', 'report_shop', 'write_report']
 
-# %% ../../nbs/82_evaluation.report.ipynb #060b65e1
+# %% ../../nbs/82_evaluation.report.ipynb #0849bc0c
 import base64
 import io
 import json
@@ -33,9 +33,9 @@ from rich.text import Text
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions
-from .metrics import DEFINITIONS, TIES, contains
+from .metrics import DEFINITIONS, TIES
 from .protocol import COLD_BASELINES, SLICES, ColdRanking, Comparison, Judgement, cold_ranking, compare_all, warnings
-from ..scorers.base import Missing, Scorer
+from ..scorers.base import Missing, Scorer, contains
 
 # %% ../../nbs/82_evaluation.report.ipynb #0018b832
 def find_row(rows: Iterable[dict], strategy: str, metric: str, k: int, part: str) -> dict | None:
