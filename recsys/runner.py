@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['RIVER', 'STEPS', 'SOURCES', 'PROOF', 'Step', 'Planned', 'plan', 'notebooks_dir', 'declared', 'parameters',
-           'made_from', 'Watch', 'execute', 'versions', 'git_commit', 'run_step', 'tuned_dials', 'run_river']
+           'made_from', 'Watch', 'execute', 'git_commit', 'run_step', 'tuned_dials', 'run_river']
 
-# %% ../nbs/05_runner.ipynb #fa92c8a2
+# %% ../nbs/05_runner.ipynb #32240cc5
 import ast
 import io
 import json
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +20,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -31,7 +29,7 @@ from . import errors
 from .errors import RecsysError, SettingsError, StepError
 from .runs import Run, list_runs, new_run, project_dir
 from .settings import PATHS, Settings
-from .store import code_hashes, json_hash, lock, raw_hash, read_manifest, verify
+from .store import code_hashes, json_hash, lock, raw_hash, read_manifest, verify, versions
 
 # %% ../nbs/05_runner.ipynb #c2c9a619
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ def execute(notebook: Path, executed: Path, values: Mapping[str, object], say: C
     proof.unlink()
     return summary if isinstance(summary, dict) else {"result": summary}
 
-# %% ../nbs/05_runner.ipynb #e3869972
+# %% ../nbs/05_runner.ipynb #04507461
 @contextmanager
 def _quiet_env():
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter."
@@ -251,12 +249,6 @@ def _quiet_env():
     finally:
         for name in [name for name, value in before.items() if value is None]:
             os.environ.pop(name, None)
-
-
-def versions() -> dict[str, str]:
-    "What the artifact was made with."
-    names = ("numpy", "pandas", "pyarrow", "duckdb", "scipy", "torch", "faiss-cpu", "implicit", "open_clip_torch", "papermill", "recsys-workbench")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def git_commit() -> str | None:

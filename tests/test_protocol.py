@@ -13,6 +13,7 @@ from recsys.evaluation.protocol import (
     HEADLINE,
     LEAST_KS,
     SLICES,
+    answers_of_parts,
     ask,
     cold_protocol,
     cold_ranking,
@@ -29,6 +30,7 @@ from recsys.evaluation.protocol import (
 )
 from recsys.recommend import exclusion
 from recsys.scorers.base import Missing, contains
+from recsys.scorers.hybrid import HybridScorer
 
 SHOP, USER_IDS, ITEM_NUMS = make_shop()
 
@@ -120,6 +122,18 @@ def test_repeat_policies(protocol):
     assert not contains(late, lists["window(30)"]).any() and contains(had, lists["window(30)"]).any()
     with pytest.raises(SettingsError):
         make_protocol(SHOP, USER_IDS, ITEM_NUMS, repeat="window")
+
+
+@pytest.mark.parametrize("repeat", ["allow", "forbid"])
+def test_a_hybrid_judged_from_its_parts_lists_what_it_lists_when_asked(repeat):
+    parts = {"popularity": Popular().fit(SHOP), "content": Circle().fit(SHOP)}
+    hybrid = HybridScorer(parts, "content:.6,popularity:.4").fit(SHOP)
+    protocol = make_protocol(SHOP, USER_IDS, ITEM_NUMS, repeat=repeat)
+    judged, asked = judge(protocol, parts | {"hybrid": hybrid}).lists["hybrid"], ask(protocol, hybrid)
+    assert answers_of_parts(protocol, hybrid, dict.fromkeys(parts)) and not answers_of_parts(protocol, hybrid, {"content": asked})
+    assert (asked.nums >= 0).any() and asked.nums[:, 0].tolist() != ask(protocol, parts["content"]).nums[:, 0].tolist()
+    np.testing.assert_array_equal(judged.nums, asked.nums)
+    np.testing.assert_array_equal(judged.scores, asked.scores)
 
 
 def test_only_rebuying_where_that_is_forbidden_is_a_reason_not_a_zero():

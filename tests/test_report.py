@@ -9,8 +9,9 @@ import pytest
 from judged_shop import Circle, Contrary, Popular, make_catalog, make_shop
 from rich.console import Console
 
+from recsys.data.catalog import jpeg_uri
 from recsys.evaluation.protocol import judge, make_protocol
-from recsys.evaluation.report import Report, choose_users, jpeg_uri, print_metrics, report_shop, write_report
+from recsys.evaluation.report import Report, choose_users, print_metrics, report_shop, write_report
 from recsys.scorers.base import Missing
 
 SHOP, USER_IDS, ITEM_NUMS = make_shop()
@@ -83,7 +84,7 @@ def test_users_are_drawn_as_said(made):
 
 def test_a_picture_that_is_none_is_a_card(made, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
-    assert jpeg_uri(tmp_path / "bad.jpg") is None and jpeg_uri(tmp_path / "none.jpg") is None and jpeg_uri(None) is None
+    assert jpeg_uri(tmp_path / "bad.jpg", 99) is None and jpeg_uri(tmp_path / "none.jpg", 99) is None and jpeg_uri(None, 99) is None
 
 
 def test_terminal_table_fits_80_characters(made):

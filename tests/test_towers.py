@@ -16,8 +16,8 @@ from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Missing
 from recsys.scorers.towers import TowerScorer, als_start, load_tower
 from recsys.towers.model import TowerConfig
-from recsys.towers.pairs import TowerShop, Trends, batches, earlier, make_pairs, period_of
-from recsys.towers.train import Feed, TowerModel, TrainDials, past_of, train_towers, why_not
+from recsys.towers.pairs import EVER, TowerShop, Trends, batches, earlier, make_pairs, period_of
+from recsys.towers.train import Feed, TowerModel, TrainDials, item_tastes, past_of, train_towers, why_not
 
 DIALS = TrainDials(epochs=2, learning_rate=0.01, batch_size=64)
 
@@ -51,6 +51,31 @@ def weights_of(trained):
 
 
 # nothing of the future
+
+
+def test_a_price_is_known_only_once_somebody_paid_it():
+    told, items = shop_of_tastes(), np.arange(60)
+    feed = Feed(told, make_pairs(told.interactions), 64, 7)
+    for period in range(len(feed.starts)):
+        moment = feed.moment(period)
+        unsold = told.trends.at(items, moment)[:, EVER] == 0
+        assert not told.price_ranks(items, moment)[unsold, 1].any() and told.price_ranks(items, moment)[~unsold, 1].all()
+    later = told.interactions.past.ts >= feed.moment(3)
+    dearer = replace(told.interactions, prices=np.where(later, 99, told.interactions.prices).astype(np.float32))
+    assert (dearer.prices != told.interactions.prices).any()
+    np.testing.assert_array_equal(Trends.of(dearer).prices_at(items, feed.moment(3)), told.trends.prices_at(items, feed.moment(3)))
+
+
+def test_what_nobody_bought_is_told_apart_by_likeness():
+    told = shop_of_tastes()
+    trained = train(told)
+    seen = torch.from_numpy(told.trends.at(np.arange(60), told.interactions.at))
+    with torch.inference_mode():
+        tastes = item_tastes(trained.towers, told, np.arange(60), told.interactions.at)
+        shown = trained.towers.offered(tastes, seen)[:, :8].norm(dim=1)
+        np.testing.assert_allclose(trained.towers.tastes_of(trained.towers.offered(tastes, seen)), tastes, atol=1e-5)
+    never, often = seen[:, EVER] == 0, seen[:, EVER].expm1() >= 9
+    assert never.sum() == 6 and (shown[never] < 0.02).all() and often.any() and (shown[often] >= 0.9).all()
 
 
 def test_a_pair_sees_only_what_is_strictly_older():

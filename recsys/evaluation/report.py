@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['SUMMARY', 'NAMES', 'LABELS', 'COLOURS', 'ANY_COLOUR', 'WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM',
-           'N_EXAMPLES', 'N_TILES', 'N_HISTORY', 'LEAST_HISTORY', 'PICTURE_HEIGHT', 'STYLE', 'STYLE_GALLERY',
-           'STYLE_TABS', 'TABLE', 'COLD', 'TILES', 'SHOP', 'PAGE', 'TEMPLATES', 'COLUMNS', 'ABOUT', 'METRIC_ROWS',
-           'find_row', 'strategies_in', 'missing_in', 'shown', 'best_value', 'metrics_table', 'print_metrics',
-           'interval_svg', 'spread', 'Curve', 'curves_of', 'chart_svg', 'choose_users', 'Tile', 'jpeg_uri', 'detail_of',
-           'Example', 'Gallery', 'examples', 'render', 'Cell', 'Line', 'slice_table', 'cold_table', 'ShopReport',
-           'Report', 'shop_facts', 'report_shop', 'write_report']
+           'N_EXAMPLES', 'N_TILES', 'N_HISTORY', 'LEAST_HISTORY', 'PICTURE_QUALITY', 'PICTURE_HEIGHT', 'STYLE',
+           'STYLE_GALLERY', 'STYLE_TABS', 'TABLE', 'COLD', 'TILES', 'SHOP', 'PAGE', 'TEMPLATES', 'COLUMNS', 'ABOUT',
+           'METRIC_ROWS', 'find_row', 'strategies_in', 'missing_in', 'shown', 'best_value', 'metrics_table',
+           'print_metrics', 'interval_svg', 'spread', 'Curve', 'curves_of', 'chart_svg', 'choose_users', 'Tile',
+           'detail_of', 'Example', 'Gallery', 'examples', 'render', 'Cell', 'Line', 'slice_table', 'cold_table',
+           'ShopReport', 'Report', 'shop_facts', 'report_shop', 'write_report']
 
-# %% ../../nbs/82_evaluation.report.ipynb #0849bc0c
-import base64
-import io
+# %% ../../nbs/82_evaluation.report.ipynb #e1b85bcc
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..data.catalog import Catalog
+from ..data.catalog import Catalog, jpeg_uri
 from ..data.interactions import Interactions
 from .metrics import DEFINITIONS, TIES
 from .protocol import COLD_BASELINES, SLICES, ColdRanking, Comparison, Judgement, cold_ranking, compare_all, warnings
@@ -189,7 +186,8 @@ def choose_users(judgement: Judgement, n: int = N_EXAMPLES, seed: int = 7) -> li
     drawn = [(lucky, "drawn among those for whom something was found"), (blind, "drawn blindly"), (strangers, "a stranger: nothing known before")]
     return [(int(row), how) for rows, how in drawn for row in rows]
 
-# %% ../../nbs/82_evaluation.report.ipynb #82efe10a
+# %% ../../nbs/82_evaluation.report.ipynb #6ec8b216
+PICTURE_QUALITY = 72
 PICTURE_HEIGHT = 168  # pixels: a tile at twice its size on screen
 
 
@@ -203,22 +201,7 @@ class Tile(NamedTuple):
     has_picture: bool
     hue: int = 0  # of a card without picture: the same for the same detail
 
-# %% ../../nbs/82_evaluation.report.ipynb #12c031c1
-def jpeg_uri(path: Path | None, height: int = PICTURE_HEIGHT) -> str | None:
-    "A small copy of the picture as a data uri; None where there is none that can be read."
-    if path is None or not path.exists():
-        return None
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * height, 2 * height))
-            small = image.convert("RGB")
-    except (UnidentifiedImageError, OSError):
-        return None
-    small.thumbnail((height, height))
-    small.save(jpeg := io.BytesIO(), "JPEG", quality=72)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
-
-
+# %% ../../nbs/82_evaluation.report.ipynb #53f7c082
 def detail_of(catalog: Catalog, num: int) -> str:
     "What stands under a title: the end of the category, the colour where the shop knows one."
     category = catalog.table["category"].iloc[num]
@@ -245,14 +228,14 @@ class Gallery(NamedTuple):
     examples: list[Example]
     pictures: dict[int, str]  # item num -> data uri
 
-# %% ../../nbs/82_evaluation.report.ipynb #5c6eadb5
+# %% ../../nbs/82_evaluation.report.ipynb #8b6c8887
 def examples(judgement: Judgement, catalog: Catalog, seed: int = 7) -> Gallery:
     "The users to look at."
     protocol, pictures, known = judgement.protocol, {}, {}
 
     def tile(num: int, targets: set[int]) -> Tile:
         if num not in known:
-            if (uri := jpeg_uri(catalog.image_paths([num])[0])) is not None:
+            if (uri := jpeg_uri(catalog.image_paths([num])[0], PICTURE_HEIGHT, PICTURE_QUALITY)) is not None:
                 pictures[num] = uri
             detail = detail_of(catalog, num)
             known[num] = Tile(num, catalog.titles([num])[0], detail, False, uri is not None, zlib.crc32(detail.encode()) % 360)

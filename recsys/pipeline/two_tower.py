@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['read_attributes', 'content_shop', 'two_tower']
 
-# %% ../../nbs/pipeline/11_two_tower.ipynb #d029dde7
+# %% ../../nbs/pipeline/11_two_tower.ipynb #2ddd0b51
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ..data.catalog import as_of
+from ..data.catalog import Catalog, as_of
 from ..data.interactions import Interactions
 from ..data.schema import USERS, read_table
 from ..data.split import load_window
@@ -22,7 +22,7 @@ from ..towers.pairs import ATTRIBUTES, NOTHING_KNOWN, Attributes, TowerShop, att
 from ..towers.train import TrainDials, save_trained, why_not
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/pipeline/11_two_tower.ipynb #ab941ac7
+# %% ../../nbs/pipeline/11_two_tower.ipynb #f8150f13
 def read_attributes(events_dir: Path, dataset: str) -> Attributes:
     "What the shop says of its users."
     if not (path := Path(events_dir) / "users.parquet").exists():
@@ -35,7 +35,8 @@ def content_shop(inputs: Mapping[str, Path], dataset: str, window: str) -> Tower
     "A shop with its content vectors as of the window; none where it has none."
     interactions, catalog, _ = load_window(inputs, dataset, window)
     vectors, space = _vectors(inputs, interactions, window)
-    return TowerShop.of(interactions, vectors, space, catalog, read_attributes(inputs["events"], dataset))
+    prices = Catalog.load(inputs["events"] / "items.parquet", dataset, interactions.items).prices
+    return TowerShop.of(interactions, vectors, space, catalog, read_attributes(inputs["events"], dataset), prices)
 
 
 def _vectors(inputs: Mapping[str, Path], interactions: Interactions, window: str) -> tuple[np.ndarray, str]:

@@ -22,7 +22,7 @@ from ..towers.model import HISTORY, Past
 from ..towers.pairs import block
 from ..towers.train import Start, TowerModel, compact, read_record
 
-# %% ../../nbs/66_scorers.towers.ipynb #c766f3e8
+# %% ../../nbs/66_scorers.towers.ipynb #5b4e4a74
 USERS_AT_ONCE = 512
 STEMS = {"two_tower": "content_two_tower", "als_tower": "als_finetuned"}  # strategy -> what its artifact is called
 
@@ -48,7 +48,7 @@ class TowerScorer(VectorScorer):
         self.interactions = interactions
         self.item_vectors = self.model.items[interactions.dataset].rows(interactions.items.ids, missing="nan")
         self.has_vector = np.isfinite(self.item_vectors[:, 0])
-        self.tastes = torch.from_numpy(np.nan_to_num(self.item_vectors[:, : self.model.towers.config.item_size]))
+        self.tastes = self.model.towers.tastes_of(torch.from_numpy(np.nan_to_num(self.item_vectors)))
         return self
 
     def user_vectors(self, queries: Queries) -> np.ndarray:

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['N_VALID', 'N_VALID_ITEMS', 'HALF_LIFE_DAYS', 'SCALARS_FASTER', 'PATIENCE', 'bf16_is_faster', 'same_every_time',
-           'Start', 'Batch', 'usable_pairs', 'why_not', 'Feed', 'past_of', 'log_expected', 'make_batch', 'own_of',
-           'batch_loss', 'own_items', 'compact', 'item_tastes', 'item_outputs', 'valid_loss', 'Adam', 'save_checkpoint',
-           'load_checkpoint', 'TrainDials', 'Trained', 'epoch_batches', 'train_epoch', 'training_key', 'train_towers',
-           'stopped', 'TowerModel', 'read_record', 'loss_picture', 'save_trained']
+           'Start', 'Batch', 'usable_pairs', 'why_not', 'Feed', 'past_of', 'log_expected', 'mentioned_by',
+           'item_inputs', 'make_batch', 'own_of', 'batch_loss', 'own_items', 'compact', 'item_tastes', 'item_outputs',
+           'valid_loss', 'Adam', 'save_checkpoint', 'load_checkpoint', 'TrainDials', 'Trained', 'epoch_batches',
+           'train_epoch', 'training_key', 'train_towers', 'stopped', 'TowerModel', 'read_record', 'loss_picture',
+           'save_trained']
 
-# %% ../../nbs/52_towers.train.ipynb #0568a666
+# %% ../../nbs/52_towers.train.ipynb #27d2b49d
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def same_every_time(seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-# %% ../../nbs/52_towers.train.ipynb #6520f780
+# %% ../../nbs/52_towers.train.ipynb #8e244350
 class Start(NamedTuple):
     "Where an ALS tower starts from."
 
@@ -103,7 +104,7 @@ def why_not(shop: TowerShop, pairs: pa.Table, needs_history: bool = False) -> st
 
 
 N_VALID = 2048
-N_VALID_ITEMS = 20_000
+N_VALID_ITEMS = 10_000
 HALF_LIFE_DAYS = 28.0  # a pair so much older counts half: what sells now is to be learned
 
 
@@ -194,7 +195,7 @@ def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts:
     nobody = np.full(len(user_nums), -1)
     return Queries(shop.dataset, nobody.astype(np.int64), nobody.astype(np.int32), at, taken, shop.interactions.time_unit)
 
-# %% ../../nbs/52_towers.train.ipynb #d9b3fe69
+# %% ../../nbs/52_towers.train.ipynb #943472a9
 def past_of(feed: Feed, rows: np.ndarray, places_of: Callable[[np.ndarray], np.ndarray]) -> Past:
     "The histories of these pairs, only what is strictly older than each."
     past, columns = feed.shop.interactions.past, feed.columns
@@ -223,6 +224,18 @@ def log_expected(feed: Feed, rows: np.ndarray, n_extra: int) -> Callable[[np.nda
     return expected
 
 
+def mentioned_by(feed: Feed, rows: np.ndarray, nums: np.ndarray) -> np.ndarray:
+    "Nums of these items and of those in the histories of these pairs, ascending."
+    past, users, counts = feed.shop.interactions.past, feed.columns["user_num"][rows], feed.columns["position"][rows]
+    seen = block(past, past.indptr[users] + counts, counts, feed.columns["ts"][rows], HISTORY)
+    return np.unique(np.concatenate([nums, seen.nums[seen.known & feed.shop.has_vector[seen.nums]], feed.with_vector[:1]]))
+
+
+def item_inputs(shop: TowerShop, nums: np.ndarray, moment: int) -> list[Tensor]:
+    "Vectors, categories and prices of these items, as they were known at a moment."
+    return [torch.from_numpy(array) for array in (shop.vectors[nums], shop.categories[nums], shop.price_ranks(nums, moment))]
+
+
 def make_batch(
     feed: Feed,
     rows: np.ndarray,  # (B,)
@@ -232,10 +245,8 @@ def make_batch(
     "The tensors of a batch, and the item nums of its candidates."
     shop, period = feed.shop, int(feed.periods[rows[0]])
     nums = np.concatenate([feed.columns["item_num"][rows], extra])
-    users, counts = feed.columns["user_num"][rows], feed.columns["position"][rows]
-    seen = block(shop.interactions.past, shop.interactions.past.indptr[users] + counts, counts, feed.columns["ts"][rows], HISTORY)
-    mentioned = np.unique(np.concatenate([nums, seen.nums[seen.known & shop.has_vector[seen.nums]], feed.with_vector[:1]]))
-    tensors = [torch.from_numpy(array[mentioned]) for array in (shop.vectors, shop.categories, shop.price_ranks)]
+    mentioned = mentioned_by(feed, rows, nums)
+    tensors = item_inputs(shop, mentioned, feed.moment(period))
     find = lambda wanted: np.searchsorted(mentioned, wanted)
     rest = (find(nums), shop.trends.at(nums, feed.moment(period)), expected(nums, period, len(rows)), feed.weights[rows])
     candidates, trends, log_q, weights = (torch.from_numpy(array) for array in rest)
@@ -251,7 +262,7 @@ def batch_loss(towers: Towers, shop: str, batch: Batch, nums: np.ndarray) -> Ten
     "The sampled softmax loss of a batch."
     tastes = towers.items(shop, batch.vectors, batch.categories, batch.prices)
     users = towers.users(shop, batch.past, tastes)
-    items = torch.cat([torch.nn.functional.embedding(batch.candidates, tastes), towers.trend(batch.seen)], dim=1)
+    items = towers.offered(torch.nn.functional.embedding(batch.candidates, tastes), batch.seen)
     own = own_items(towers, shop, batch.own, items[: len(users)])
     return sampled_softmax(users.float(), items.float(), torch.from_numpy(nums), batch.log_expected, batch.weights, own)
 
@@ -263,40 +274,39 @@ def own_items(towers: Towers, shop: str, own: Tensor | None, items: Tensor) -> T
     size = towers.config.embedding_size
     return torch.cat([towers.items(shop, own, None, None)[:, :size], items[:, size:]], dim=1)
 
-# %% ../../nbs/52_towers.train.ipynb #e28ab8f7
+# %% ../../nbs/52_towers.train.ipynb #493bb625
 def compact(past: Past, tastes: Tensor) -> tuple[Past, Tensor]:
     "The same histories, pointing into the rows of the items they mention only."
     mentioned, places = torch.unique(past.places, return_inverse=True)
     return past._replace(places=places), tastes[mentioned]
 
 
-def item_tastes(towers: Towers, shop: TowerShop, nums: np.ndarray) -> Tensor:
-    "(n, d + WAVES) tastes and fingerprints of these items."
-    inputs = (shop.vectors, shop.categories, shop.price_ranks)
+def item_tastes(towers: Towers, shop: TowerShop, nums: np.ndarray, moment: int) -> Tensor:
+    "(n, item_size) what these items are."
     parts = [nums[start : start + 8192] for start in range(0, len(nums), 8192)]
-    return torch.cat([towers.items(shop.dataset, *(torch.from_numpy(array[part]) for array in inputs)) for part in parts])
+    return torch.cat([towers.items(shop.dataset, *item_inputs(shop, part, moment)) for part in parts])
 
 
 @torch.inference_mode()
 def item_outputs(towers: Towers, shop: TowerShop) -> np.ndarray:
-    "(I, d + WAVES + TREND_SIZE) float32 item vectors as of the shop's cutoff; NaN rows for items without an input vector."
-    nums = np.flatnonzero(shop.has_vector)
+    "(I, item_size + TREND_SIZE) float32 item vectors as of the shop's cutoff; NaN rows for items without an input vector."
+    nums, moment = np.flatnonzero(shop.has_vector), shop.interactions.at
     made = np.full((shop.interactions.n_items, towers.trends.out_features + towers.config.item_size), np.nan, dtype=np.float32)
-    made[nums] = torch.cat([item_tastes(towers, shop, nums), towers.trend(torch.from_numpy(shop.trends.at(nums, shop.interactions.at)))], dim=1)
+    made[nums] = towers.offered(item_tastes(towers, shop, nums, moment), torch.from_numpy(shop.trends.at(nums, moment)))
     return made
 
 
 @torch.inference_mode()
 def valid_loss(towers: Towers, feed: Feed) -> float:
     "Mean negative log likelihood of the held-out pairs; NaN where none is held out."
-    nums, asked, losses, weights = feed.with_vector, feed.valid_items, [], []
-    tastes = item_tastes(towers, feed.shop, nums)
-    of_asked = tastes[np.searchsorted(nums, asked)]
+    asked, losses, weights = feed.valid_items, [], []
     for period in np.unique(feed.periods[feed.valid_rows]):
-        rows = feed.valid_rows[feed.periods[feed.valid_rows] == period]
-        past = past_of(feed, rows, lambda wanted: np.searchsorted(nums, wanted))
-        users = towers.users(feed.shop.dataset, *compact(past, tastes))
-        items = torch.cat([of_asked, towers.trend(torch.from_numpy(feed.shop.trends.at(asked, feed.moment(period))))], dim=1)
+        rows, moment = feed.valid_rows[feed.periods[feed.valid_rows] == period], feed.moment(period)
+        mentioned = mentioned_by(feed, rows, asked)
+        find = partial(np.searchsorted, mentioned)
+        tastes = item_tastes(towers, feed.shop, mentioned, moment)
+        users = towers.users(feed.shop.dataset, *compact(past_of(feed, rows, find), tastes))
+        items = towers.offered(tastes[find(asked)], torch.from_numpy(feed.shop.trends.at(asked, moment)))
         places = torch.from_numpy(np.searchsorted(asked, feed.columns["item_num"][rows]))
         weights.append(torch.from_numpy(feed.weights[rows]))
         losses.append(full_softmax(users, items, places, own_items(towers, feed.shop.dataset, own_of(feed, rows), items[places])))
@@ -364,8 +374,8 @@ def load_checkpoint(path: Path, key: str, towers: Towers, adam: Adam) -> tuple[d
     adam.load(part("adam/"))
     return record, part("best/")
 
-# %% ../../nbs/52_towers.train.ipynb #30e71860
-PATIENCE = 2  # epochs without a better valid loss before it stops
+# %% ../../nbs/52_towers.train.ipynb #a7c41d97
+PATIENCE = 3  # epochs without a better valid loss before it stops
 
 
 class TrainDials(NamedTuple):
@@ -434,6 +444,9 @@ def train_towers(
              for name, (shop, pairs) in sorted(shops.items())}
     with same_every_time(dials.seed):
         towers = Towers(config)
+        if config.kind == "content":
+            for name, feed in feeds.items():
+                towers.items.begin(name, feed.shop.vectors)
         adam = Adam(towers, dials.learning_rate)
         key = training_key(config, feeds, dials)
         path = None if work_dir is None else Path(work_dir) / f"towers-{key[:16]}.safetensors"
@@ -472,13 +485,13 @@ def stopped(losses: list[dict[str, float]]) -> bool:
 def _copy(towers: Towers) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in towers.state_dict().items()}
 
-# %% ../../nbs/52_towers.train.ipynb #401c1eb5
+# %% ../../nbs/52_towers.train.ipynb #181fdbe3
 @dataclass(frozen=True)
 class TowerModel:
     "Trained towers with the item vectors they serve."
 
     towers: Towers
-    items: dict[str, VectorTable]  # shop -> (N, d + WAVES + TREND_SIZE), as of the cutoff
+    items: dict[str, VectorTable]  # shop -> (N, item_size + TREND_SIZE), as of the cutoff
     attributes: dict[str, Attributes]
     record: dict[str, object]  # losses, dials, reasons of shops left out
 
