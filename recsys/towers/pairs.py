@@ -78,7 +78,7 @@ def read_pairs(folder: Path | str) -> pa.Table:
         raise MissingFileError(f"expected part-*.parquet in {Path(folder).name}, found none; run the step `train_pairs`")
     return pa.concat_tables([pq.read_table(part, schema=PAIRS) for part in parts])
 
-# %% ../../nbs/50_towers.pairs.ipynb #b27e4131
+# %% ../../nbs/50_towers.pairs.ipynb #4d891fc2
 WINDOWS = (1, 7, 28)  # days
 EVER = len(WINDOWS)  # place of `ever` among the trends
 TRENDS = len(WINDOWS) + 4  # + ever, never sold, days since the first event, days since the last
@@ -125,8 +125,9 @@ class Trends:
         "(n,) float32 the last price paid before the moment, NaN where there was none."
         if self.time_unit == "order" or not len(self.keys):
             return np.full(len(nums), np.nan, dtype=np.float32)
-        last = self.paid[np.maximum(self._places(nums, moment) - 1, 0)]
-        return np.where(last >= self._places(nums, self.origin), self.prices[last], np.float32(np.nan))
+        first, now = self._places(nums, self.origin), self._places(nums, moment)
+        last = self.paid[np.maximum(now - 1, 0)]
+        return np.where((now > first) & (last >= first), self.prices[last], np.float32(np.nan))
 
     def _places(self, nums: np.ndarray, moment: int) -> np.ndarray:
         return np.searchsorted(self.keys, nums.astype(np.int64) * self.span + np.clip(moment - self.origin, 0, self.span - 1))
