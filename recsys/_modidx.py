@@ -197,6 +197,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'recsys.content.texts.TextVectors': ('content.texts.html#textvectors', 'recsys/content/texts.py'),
                                       'recsys.content.texts.embed_texts': ('content.texts.html#embed_texts', 'recsys/content/texts.py'),
                                       'recsys.content.texts.embed_tokens': ('content.texts.html#embed_tokens', 'recsys/content/texts.py'),
+                                      'recsys.content.texts.path_tokens': ('content.texts.html#path_tokens', 'recsys/content/texts.py'),
                                       'recsys.content.texts.split_texts': ('content.texts.html#split_texts', 'recsys/content/texts.py'),
                                       'recsys.content.texts.text_parts': ('content.texts.html#text_parts', 'recsys/content/texts.py')},
             'recsys.data.catalog': { 'recsys.data.catalog.Catalog': ('data.catalog.html#catalog', 'recsys/data/catalog.py'),

@@ -75,7 +75,7 @@ def test_what_nobody_bought_is_told_apart_by_likeness():
         shown = trained.towers.offered(tastes, seen)[:, :8].norm(dim=1)
         np.testing.assert_allclose(trained.towers.tastes_of(trained.towers.offered(tastes, seen)), tastes, atol=1e-5)
     never, often = seen[:, EVER] == 0, seen[:, EVER].expm1() >= 9
-    assert never.sum() == 6 and (shown[never] < 0.02).all() and often.any() and (shown[often] >= 0.9).all()
+    assert never.sum() >= 6 and (shown[never] < 0.02).all() and often.any() and (shown[often] >= 0.9).all()
 
 
 def test_a_pair_sees_only_what_is_strictly_older():
