@@ -166,7 +166,7 @@ class Recommender:
         ready = [name for name, scorer in self.scorers.items() if isinstance(scorer, Scorer)]
         return f"Recommender {self.interactions.dataset}: {', '.join(ready)}; {self.allowed.sum():,} of {len(self.allowed):,} items; repeat {self.repeat}"
 
-# %% ../nbs/70_recommend.ipynb #b3b3351c
+# %% ../nbs/70_recommend.ipynb #c1b6d4d3
 class Room(NamedTuple):
     "What a strategy is built from."
 
@@ -183,10 +183,13 @@ def _needs(room: Room, step: str) -> Path:
     return Path(room.inputs[step])
 
 
-def _content(room: Room) -> Scorer:
+def _content(room: Room) -> Scorer | Missing:
     from recsys.scorers.content import ContentScorer
 
-    return ContentScorer.load_artifacts(_needs(room, "faiss"), room.interactions, room.window, **room.dials.get("content", {}))
+    content = ContentScorer.load_artifacts(_needs(room, "faiss"), room.interactions, room.window, **room.dials.get("content", {}))
+    if not np.isfinite(content.item_vectors).any():
+        return Missing("content", f"none of {room.interactions.n_items:,} items of {room.interactions.dataset} has a text, a category or a picture to compare")
+    return content
 
 
 def _two_tower(room: Room) -> Scorer | Missing:
