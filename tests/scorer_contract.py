@@ -110,6 +110,13 @@ class ScorerContract:
             assert allowed[nums].all() and not set(nums) & set(asked.history(row))
         assert (scorer.top_k(asked, 3, np.zeros(N_ITEMS, bool)).nums == -1).all()
 
+    def test_what_is_excluded_makes_room_for_the_next_best(self, scorer, asked):
+        exclude = asked.matrix(N_ITEMS)
+        short, full = scorer.top_k(asked, 4, exclude=exclude).nums, scorer.top_k(asked, N_ITEMS).nums
+        for row, nums in enumerate(short):
+            left = [num for num in full[row] if num >= 0 and num not in asked.history(row)]
+            assert [num for num in nums if num >= 0] == left[:4]
+
     def test_equal_scores_stand_in_the_order_of_the_items(self, scorer, asked):
         top = scorer.top_k(asked, N_ITEMS)
         ties = (top.scores[:, 1:] == top.scores[:, :-1]) & (top.nums[:, 1:] >= 0)

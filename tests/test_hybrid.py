@@ -64,6 +64,24 @@ def test_the_score_does_not_know_what_is_allowed_or_how_many_are_wanted(shop, pa
         np.testing.assert_allclose(top.scores[rows, places], hybrid.score(asked)[rows, top.nums[rows, places]], rtol=1e-5)
 
 
+class Liking(Scorer):
+    "Likes some items, best first, and the rest not at all."
+
+    def __init__(self, name, *liked):
+        self.name, self.liked = name, liked
+
+    def columns(self, queries, nums):
+        worth = np.zeros(N_ITEMS, dtype=np.float32)
+        worth[list(self.liked)] = np.arange(len(self.liked), 0, -1)
+        return np.tile(worth[nums], (len(queries), 1))
+
+
+def test_what_no_part_likes_best_can_be_best_for_both(shop):
+    scorers = {"als": Liking("als", 3, 8, 5).fit(shop), "content": Liking("content", 6, 8, 4).fit(shop)}
+    hybrid = HybridScorer(scorers, "als:.5,content:.5").fit(shop)
+    assert hybrid.top_k(shop.queries([0]), 1).nums.tolist() == [[8]]
+
+
 def test_the_sample_is_drawn_by_seed(shop, parts):
     one, same, other = (HybridScorer(parts, "als:1", seed=seed).fit(shop).sample for seed in (1, 1, 2))
     assert np.array_equal(one, same) and len(one) == len(other)

@@ -1,5 +1,6 @@
 """Every scorer against the one contract."""
 
+import numpy as np
 from scorer_contract import N_ITEMS, ScorerContract, made_up_shop
 
 from recsys.scorers.als import AlsScorer
@@ -57,3 +58,10 @@ def test_item_knn_finds_what_always_follows():
     shop = made_up_shop()
     top = ItemKnnScorer().fit(shop).top_k(shop.queries([0]), 5, exclude=shop.queries([0]).matrix(N_ITEMS))
     assert (top.nums[top.nums >= 0] < 20).all()
+
+
+def test_no_item_is_not_the_last_item():
+    shop = made_up_shop()
+    scorer = PopularityScorer().fit(shop)
+    scorer.sold[:] = 1
+    np.testing.assert_array_equal(scorer.score(shop.queries([0]), np.array([[-1, 0]])), [[np.nan, 1]])
