@@ -249,6 +249,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'recsys/data/engine.py'),
                                     'recsys.data.engine.SparkEngine.torn': ('data.engine.html#sparkengine.torn', 'recsys/data/engine.py'),
                                     'recsys.data.engine._conv': ('data.engine.html#_conv', 'recsys/data/engine.py'),
+                                    'recsys.data.engine._fits_spark': ('data.engine.html#_fits_spark', 'recsys/data/engine.py'),
                                     'recsys.data.engine._java_version': ('data.engine.html#_java_version', 'recsys/data/engine.py'),
                                     'recsys.data.engine._packaged_java': ('data.engine.html#_packaged_java', 'recsys/data/engine.py'),
                                     'recsys.data.engine._system_java': ('data.engine.html#_system_java', 'recsys/data/engine.py'),

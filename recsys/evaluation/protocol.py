@@ -86,13 +86,14 @@ def make_protocol(
     exclude = exclusion(queries, interactions.n_items, repeat)
     return Protocol(queries, targets, interactions.first_sold != NEVER, every, exclude, tuple(sorted({*ks, *LEAST_KS})))
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #beca0af8
+# %% ../../nbs/81_evaluation.protocol.ipynb #5c05e25c
 def ask(
     protocol: Protocol,
     scorer: Scorer,
-    parts: Mapping[str, TopK] | None = None,  # of a hybrid: what its parts have answered to the same questions
+    lists: Mapping[str, TopK] | None = None,  # what others have answered to the same questions: a hybrid ranks those of its parts
 ) -> TopK:
     "(Q, largest k) lists of one strategy, empty where it cannot answer."
+    parts = answers_of_parts(protocol, scorer, lists or {})
     n, k = len(protocol.queries), max(protocol.ks)
     top = TopK(np.full((n, k), -1, dtype=np.int64), np.full((n, k), np.nan, dtype=np.float32))
     asked = np.arange(n) if scorer.answers_strangers else np.flatnonzero(protocol.queries.has_history)
@@ -222,12 +223,12 @@ def _with_interval(row: dict, draws: Mapping[tuple[str, str], np.ndarray]) -> di
     found = draws.get((row["strategy"], row["metric"])) if row["k"] == HEADLINE[1] and row["value"] is not None else None
     return row if found is None else row | interval(found)._asdict()
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #96791d03
+# %% ../../nbs/81_evaluation.protocol.ipynb #86afe839
 def judge(protocol: Protocol, scorers: Mapping[str, Scorer | Missing], seed: int = 7) -> Judgement:
     "Every strategy on the same questions."
     rows, lists, values = [], {}, {part.name: {} for part in protocol.slices}
     for name, scorer in scorers.items():
-        top = None if isinstance(scorer, Missing) else ask(protocol, scorer, answers_of_parts(protocol, scorer, lists))
+        top = None if isinstance(scorer, Missing) else ask(protocol, scorer, lists)
         reason = scorer.reason if top is None else silent_reason(protocol, scorer, top)
         if reason:
             rows += null_rows(protocol, name, reason)
@@ -402,7 +403,7 @@ def cold_protocol(protocol: Protocol) -> Protocol:
     new[part.targets.indices] = True
     return Protocol(protocol.queries[part.rows[warm]], part.targets[warm], protocol.seen, new, None, protocol.ks)
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #78368b07
+# %% ../../nbs/81_evaluation.protocol.ipynb #f19d798e
 def cold_ranking(
     protocol: Protocol,
     scorers: Mapping[str, Scorer | Missing],
@@ -417,7 +418,7 @@ def cold_ranking(
         return ColdRanking(asked, [], [])
     lists, values = {}, _baseline_values(asked, catalog, interactions, seed)
     for name, scorer in scorers.items():
-        if not isinstance(scorer, Missing) and (top := ask(asked, scorer, answers_of_parts(asked, scorer, lists))).nums.max() >= 0:
+        if not isinstance(scorer, Missing) and (top := ask(asked, scorer, lists)).nums.max() >= 0:
             lists[name], values[name] = top, per_user(hits(top.nums, asked.targets), asked.ks)
     part, draws = Slice("cold_ranking", np.arange(len(asked.queries)), asked.targets), _draws(values, seed)
     rows = [_row(asked, name, *key, part, float(column.mean())) for name, each in values.items() for key, column in each.items()]
