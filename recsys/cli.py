@@ -4,26 +4,29 @@
 
 # %% auto #0
 __all__ = ['app', 'runs_app', 'store_app', 'console', 'problems', 'Sets', 'RunsDir', 'Ini', 'main', 'run', 'settings', 'sample',
-           'doctor', 'runs_ls', 'runs_show', 'runs_publish', 'runs_export', 'store_ls', 'store_verify', 'recommend',
-           'api', 'demo']
+           'doctor', 'runs_ls', 'runs_why', 'runs_diff', 'runs_card', 'runs_track', 'runs_show', 'runs_publish',
+           'runs_export', 'store_ls', 'store_verify', 'store_gc', 'recommend', 'api', 'demo']
 
-# %% ../nbs/95_cli.ipynb #68fc20ac
+# %% ../nbs/95_cli.ipynb #9b4e703b
 import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from .errors import MissingDependencyError, MissingFileError, RecsysError, SettingsError
+from .errors import MissingDependencyError, MissingFileError, RecsysError, SchemaError, SettingsError
 
-# %% ../nbs/95_cli.ipynb #7f136532
+# %% ../nbs/95_cli.ipynb #0a9f4c18
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   help="A notebook-first research workbench for hybrid recommendation in retail.")  # fmt: skip
 runs_app = typer.Typer(no_args_is_help=True, help="What was run, and what came out.")
@@ -37,18 +40,34 @@ RunsDir = Annotated[Path, typer.Option(help="folder of the runs")]
 Ini = Annotated[Path, typer.Option("--settings", help="file of profiles")]
 
 
+class _Ended(BaseException):
+    "Ctrl-C or SIGTERM: kernels are ended, the run is marked, locks are free, and then we go."
+
+
+def _end(number: int, _: object) -> None:
+    raise _Ended(signal.Signals(number))
+
+
 def main() -> None:
-    "Run the command line: an error of ours is one sentence, not a traceback."
+    "Run the command line: an error of ours is one sentence, not a traceback; what can be gone on with says how."
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     try:
         app()
     except RecsysError as problem:
-        problems.print("error:", str(problem), style="red", highlight=False, markup=False, soft_wrap=True)
+        _say(problem, f"error: {problem}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        problems.print("interrupted")
-        sys.exit(130)
+    except _Ended as problem:
+        _say(problem, f"ended by {problem.args[0].name}")
+        sys.exit(128 + problem.args[0])
 
-# %% ../nbs/95_cli.ipynb #9bfed602
+
+def _say(problem: BaseException, line: str) -> None:
+    problems.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    for note in getattr(problem, "__notes__", []):
+        problems.print(note, highlight=False, markup=False, soft_wrap=True)
+
+# %% ../nbs/95_cli.ipynb #1e65f6b7
 @app.command()
 def run(
     profile: Annotated[str, typer.Argument(help="a section of settings.ini: tiny, sample, hm, rr, both, table, or your own")],
@@ -57,9 +76,11 @@ def run(
     only: Annotated[str | None, typer.Option(help="run this step alone", metavar="STEP")] = None,
     force: Annotated[bool, typer.Option("--force", help="run everything anew")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="let API and demo load this run's bundle")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="run even where the forecast wants more memory than there is")] = False,
     settings_file: Ini = Path("settings.ini"),
 ) -> None:
     "Run the river: raw files to recommendations. What is already made is taken from the store."
+    from recsys.cards import write_card
     from recsys.runner import run_river
     from recsys.runs import publish as publish_run
     from recsys.settings import load_settings, parse_sets
@@ -67,12 +88,10 @@ def run(
     settings = load_settings(profile, parse_sets(set_ or []), settings_file)
     _preflight(settings)
     _draw_where_absent(settings)
-    with _Progress(settings) as progress:
-        try:
-            done = run_river(profile, settings, from_, only, force, progress.report)
-        except (RecsysError, KeyboardInterrupt):
-            problems.print(f"go on with: {_command()}", soft_wrap=True, highlight=False, markup=False)
-            raise
+    expected = _forecast(settings, anyway) if only is None else None
+    with _Progress(profile, settings, expected) as progress, _card_of_what_failed(profile, settings):
+        done = run_river(profile, settings, from_, only, force, progress.report, _command())
+    write_card(done)
     _show_result(done)
     if publish or (only is None and not (settings.runs_dir / "current").exists()):
         publish_run(done)
@@ -81,8 +100,13 @@ def run(
 
 def _command() -> str:
     "The command that was given, without what would throw finished work away."
-    words = [word for word in sys.argv[1:] if word != "--force"]
-    return shlex.join(["recsys", *words])
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word == "--from":
+            next(words, None)
+        elif word != "--force" and not word.startswith("--from="):
+            kept.append(word)
+    return shlex.join(["recsys", *kept])
 
 
 def _preflight(settings) -> None:
@@ -99,6 +123,33 @@ def _preflight(settings) -> None:
         find_java()
 
 
+def _forecast(settings, anyway: bool):
+    "Say what the run will cost, where it can be known, and refuse one that does not fit; the forecast."
+    from recsys.forecast import fits, forecast_for
+
+    if (expected := forecast_for(settings)) is not None:
+        console.print(f"forecast: {expected}; less where the store has it already", highlight=False, soft_wrap=True)
+        if not anyway:
+            fits(expected)
+    return expected
+
+
+@contextmanager
+def _card_of_what_failed(profile: str, settings) -> Iterator[None]:
+    "A failed run has a card too, of what is known."
+    try:
+        yield
+    except BaseException:
+        from recsys.cards import write_card
+        from recsys.runs import list_runs
+
+        failed = [run for run in list_runs(settings.runs_dir, profile)[-1:] if run.status == "failed"]
+        with suppress(RecsysError):  # no room for a card either: the failure itself is what has to be told
+            for run in failed:
+                write_card(run)
+        raise
+
+
 def _draw_where_absent(settings) -> None:
     "Draw the sample shop a profile names, once."
     if settings.sample_dir is None or settings.sample_dir.exists():
@@ -110,37 +161,65 @@ def _draw_where_absent(settings) -> None:
     unfinished = Path(tempfile.mkdtemp(dir=settings.sample_dir.parent, prefix=".drawing-"))
     draw_sample(unfinished, customers=settings.sample_customers, articles=settings.sample_articles, seed=settings.seed, progress=console.is_terminal)
     os.chmod(unfinished, 0o755)
-    os.replace(unfinished, settings.sample_dir)
+    try:
+        os.replace(unfinished, settings.sample_dir)
+    except OSError:  # another run has drawn the same shop meanwhile
+        if not settings.sample_dir.exists():
+            raise
+        shutil.rmtree(unfinished)
 
-# %% ../nbs/95_cli.ipynb #ad14e0ca
+# %% ../nbs/95_cli.ipynb #f5310db7
 class _Progress:
-    "One line for each step."
+    "One line for each step; in a terminal one more for the step at work."
 
-    def __init__(self, settings) -> None:
+    def __init__(self, profile: str, settings, expected=None) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         from recsys.runner import plan
+        from recsys.runs import list_runs
 
         self.total, self.done = len(plan(settings.tune, settings.als_factors is not None)), 0
-        self.status = console.status("") if console.is_terminal else None
+        earlier = [step for run in list_runs(settings.runs_dir, profile) if run.status != "damaged" for step in run.record["steps"]]
+        self.took = {step.name: step.seconds for step in expected.steps} if expected else {}
+        self.took |= {step["name"]: step["seconds"] for step in earlier if step["status"] == "done"}
+        self.runs = lambda: [run for run in list_runs(settings.runs_dir, profile) if run.status != "damaged"]
+        columns = (SpinnerColumn(), MofNCompleteColumn(), BarColumn(12), TextColumn("[bold]{task.description}"), TimeElapsedColumn(),
+                   TextColumn("{task.fields[usual]}"), TextColumn("{task.fields[line]}", markup=False))  # fmt: skip
+        self.live = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self.task = self.live.add_task("", total=self.total, usual="", line="") if self.live else None
 
     def __enter__(self) -> "_Progress":
-        if self.status:
-            self.status.start()
+        if self.live:
+            self.live.start()
         return self
 
     def __exit__(self, *problem: object) -> None:
-        if self.status:
-            self.status.stop()
+        if self.live:
+            self.live.stop()
 
     def report(self, planned, entry: dict) -> None:
         "Called by the runner."
+        if entry["status"] == "running" and self.live:
+            usual = f"of about {self.took[planned.name]:.0f} s" if planned.name in self.took else ""
+            self.live.reset(self.task, completed=self.done, description=planned.name, usual=usual, line="")
+        elif entry["status"] == "says" and self.live:
+            self.live.update(self.task, line=entry["line"][:80])
         if entry["status"] in ("running", "says"):
-            if self.status:
-                self.status.update(f"[bold]{planned.name}[/bold] {entry.get('line', '')[:100]}")
             return
         self.done += 1
         facts = ", ".join(_facts(entry.get("summary") or {}))
         cost = f"{entry['seconds']:6.1f} s {entry['peak_mb']:6,} MB" if entry["status"] == "done" else f"{entry['status']:>18}"
         console.print(f"{self.done:2}/{self.total} {planned.name:22} {cost}  {facts[:110]}", highlight=False, markup=False, soft_wrap=True)
+        if entry["status"] == "done" and (reason := self._reason(entry)):
+            console.print(f"      ran again because {reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
+
+    def _reason(self, entry: dict) -> str:
+        "What made a step run again; empty where nothing did, or where it never ran before."
+        from recsys.why import why
+
+        mine = next((run for run in reversed(self.runs()) if entry["key"] in [step.get("key") for step in run.record["steps"]]), None)
+        answer = None if mine is None else why(mine, entry["name"])
+        return answer.short if answer is not None and answer.verdict == "changed" else ""
 
 
 def _facts(summary: dict) -> list[str]:
@@ -163,6 +242,8 @@ def _show_result(done) -> None:
 
         print_metrics(json.loads((done.folder / "metrics.json").read_text()), console)
         console.print(f"report: {done.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    if (done.folder / "card.html").exists():
+        console.print(f"card: {done.folder / 'card.html'}", highlight=False, soft_wrap=True)
     console.print(f"run: {done.folder}", highlight=False, soft_wrap=True)
 
 # %% ../nbs/95_cli.ipynb #4b8facbf
@@ -228,18 +309,96 @@ def doctor(settings_file: Ini = Path("settings.ini")) -> None:
     row("browser tests of the demo", bool(shutil.which("chromium")), "apt-get install chromium")
     console.print(table)
 
-# %% ../nbs/95_cli.ipynb #b3ed4e4b
+# %% ../nbs/95_cli.ipynb #57682c7a
 @runs_app.command("ls")
-def runs_ls(profile: Annotated[str | None, typer.Argument(help="of this profile only")] = None, runs_dir: RunsDir = Path("runs")) -> None:
+def runs_ls(
+    profile: Annotated[str | None, typer.Argument(help="of this profile only")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="only with this profile, status or setting (repeat)", metavar="KEY=VALUE")] = None,
+    sort: Annotated[str, typer.Option(help="started, profile, seconds, status, metric, or one like hybrid:map@12:warm (best first)")] = "started",
+    last: Annotated[int | None, typer.Option(min=1, help="only the newest so many")] = None,
+    metric: Annotated[str, typer.Option(help="what to show: strategy:metric@k:slice")] = "hybrid:map@12:warm",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
     "All runs, oldest first."
-    from recsys.runs import list_runs
+    from recsys.compare import find_runs, parse_measure, parse_where
 
-    table = Table("run", "status", "steps", "seconds", "failed at", box=None)
-    for found in list_runs(runs_dir, profile):
-        record = found.record
-        seconds = sum(step.get("seconds") or 0 for step in record["steps"])
-        table.add_row(found.name, record["status"], str(len(record["steps"])), f"{seconds:.0f}", record.get("failed", ""))
+    measure = parse_measure(sort if ":" in sort else metric)
+    whole = [Column(name, no_wrap=True) for name in ("run", "status", str(measure).replace(":", "\n"))]
+    table = Table("no", *whole[:2], "steps", "seconds", whole[2], "failed at", box=None)
+    for one in find_runs(runs_dir, profile, parse_where(where or []), sort, last, measure):
+        values = "\n".join(f"{shop} {value:.4f}" for shop, value in one.values.items() if value is not None)
+        table.add_row(str(one.number or ""), one.name, one.status, str(one.steps), f"{one.seconds:.0f}", values, one.failed)
     console.print(table)
+
+
+def _run_with(step: str, run_name: str | None, runs_dir: Path):
+    "The run of this name, or the newest that has the step."
+    from recsys.runs import list_runs, open_run
+
+    if run_name:
+        return open_run(run_name, runs_dir=runs_dir)
+    runs = [run for run in list_runs(runs_dir) if run.status != "damaged"]
+    if not runs:
+        raise MissingFileError(f"expected a run in {runs_dir}, found none; do `recsys run sample` first")
+    return next((run for run in reversed(runs) if step in [entry["name"] for entry in run.record["steps"]]), runs[-1])
+
+
+@runs_app.command("why")
+def runs_why(
+    step: Annotated[str, typer.Argument(help="events, split, als, als.select, ...")],
+    run_name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="PROFILE or PROFILE/TIME; default the newest run with this step")] = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    "Which input, parameter, library, raw file or code made a step run again."
+    from recsys.why import why
+
+    why(_run_with(step, run_name, runs_dir), step).page().show(console)
+
+
+@runs_app.command("diff")
+def runs_diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="PROFILE or PROFILE/TIME")],
+    b: Annotated[str, typer.Argument(metavar="B", help="PROFILE or PROFILE/TIME")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page instead")] = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    "Two runs side by side: settings, metrics, rows, costs, and their differences."
+    from recsys.compare import diff
+    from recsys.runs import open_run
+    from recsys.store import write_text
+
+    page = diff(open_run(a, runs_dir=runs_dir), open_run(b, runs_dir=runs_dir)).page()
+    if html is None:
+        page.show(console)
+    else:
+        write_text(page.html(), html)
+        console.print(f"written: {html}", highlight=False, soft_wrap=True)
+
+
+@runs_app.command("card")
+def runs_card(run_name: Annotated[str, typer.Argument(metavar="RUN", help="PROFILE or PROFILE/TIME")], runs_dir: RunsDir = Path("runs")) -> None:
+    "Show a run's card, and write it anew as card.md and card.html."
+    from recsys.cards import card, write_card
+    from recsys.runs import open_run
+
+    found = open_run(run_name, runs_dir=runs_dir)
+    card(found).show(console)
+    console.print(f"card: {write_card(found)}", highlight=False, soft_wrap=True)
+
+
+@runs_app.command("track")
+def runs_track(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="PROFILE or PROFILE/TIME")],
+    to: Annotated[str, typer.Option(help="trackio or mlflow, both on this machine")],
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    "Write a run into an experiment tracker."
+    from recsys.runs import open_run
+    from recsys.tracking import TRACKERS
+
+    if to not in TRACKERS:
+        raise SettingsError(f"--to takes {' or '.join(TRACKERS)}, got {to!r}")
+    console.print(f"tracked in {to} as {TRACKERS[to](open_run(run_name, runs_dir=runs_dir))}", highlight=False, soft_wrap=True)
 
 
 @runs_app.command("show")
@@ -277,12 +436,7 @@ def runs_export(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     "Copy the files of a step out of a run; `interactions` is what the Colab notebook wants."
-    from recsys.runs import list_runs, open_run
-
-    runs = [open_run(run_name, runs_dir=runs_dir)] if run_name else list_runs(runs_dir)
-    if not runs:
-        raise MissingFileError(f"expected a run in {runs_dir}, found none; do `recsys run sample` first")
-    folder = runs[-1].artifact(what)
+    folder = _run_with(what, run_name, runs_dir).artifact(what)
     to.mkdir(parents=True, exist_ok=True)
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != "manifest.json"):
         shutil.copyfile(path, to / path.name)
@@ -291,7 +445,7 @@ def runs_export(
         console.print("next: train with nbs/pipeline/04_als.ipynb (on Colab: its badge),", highlight=False)
         console.print("then `recsys run PROFILE --set als_factors=DIR_OR_ZIP`", highlight=False)
 
-# %% ../nbs/95_cli.ipynb #87e13531
+# %% ../nbs/95_cli.ipynb #e68f50dc
 @store_app.command("ls")
 def store_ls(runs_dir: RunsDir = Path("runs")) -> None:
     "Every artifact: what it is for, when it was made, how large it is."
@@ -319,6 +473,24 @@ def store_verify(runs_dir: RunsDir = Path("runs")) -> None:
             problems.print(str(problem), style="red", markup=False, soft_wrap=True)
     console.print(f"{len(folders) - bad} of {len(folders)} artifacts are whole", highlight=False)
     raise typer.Exit(1 if bad else 0)
+
+
+@store_app.command("gc")
+def store_gc(
+    keep: Annotated[int | None, typer.Option(min=1, help="runs of each profile to keep, the newest; default all")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="also unfinished work, and reports and bundles that no run refers to")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="really delete; without it, only say what would go")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    "Delete what no kept run refers to; says what would go, and deletes it with --delete."
+    from recsys.runs import clear_garbage
+
+    garbage = clear_garbage(runs_dir, keep, everything, dry_run=not delete)
+    for path in garbage.paths:
+        console.print(f"{'deleted' if delete else 'would delete'} {path}", highlight=False, markup=False, soft_wrap=True)
+    freed = f"{len(garbage.paths)} things, {garbage.bytes / 2**20:,.1f} MB"
+    after = "deleted" if delete else "could go; nothing was deleted (--delete does it)" if garbage.paths else "could go"
+    console.print(f"{freed} {after}; {garbage.kept} artifacts stay", highlight=False)
 
 # %% ../nbs/95_cli.ipynb #499f9ccc
 @app.command()
@@ -364,3 +536,31 @@ def demo(
 
     console.print(f"the demo is at http://{host}:{port}/demo", highlight=False)
     serve(host, port, demo="demo.app")
+
+# %% ../nbs/95_cli.ipynb #d1f7a20d
+data_app = typer.Typer(no_args_is_help=True, help="Raw files, before any run.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def check(
+    profile: Annotated[str, typer.Argument(help="a section of settings.ini: tiny, sample, hm, rr, both, table, or your own")],
+    set_: Sets = None,
+    html: Annotated[Path | None, typer.Option(help="write the report here, too", metavar="FILE")] = None,
+    pictures: Annotated[bool, typer.Option(help="look at each picture file")] = True,
+    settings_file: Ini = Path("settings.ini"),
+) -> None:
+    "Report on the raw files: rows kept and rejected by reason, nulls, repeats, unlisted ids, bots, pictures. Exit 1 where they cannot be used."
+    from recsys.datasets.check import check_data
+    from recsys.runner import SOURCES
+    from recsys.settings import load_settings, parse_sets
+
+    settings = load_settings(profile, parse_sets(set_ or []), settings_file)
+    _draw_where_absent(settings)
+    paths = {name: path for name in SOURCES if (path := getattr(settings, name))}
+    report = check_data(settings.datasets, paths, settings.engine, settings.timestamp_unit, settings.columns, pictures, progress=console.is_terminal)
+    report.page().show(console)
+    if html:
+        html.write_text(report.page().html(), encoding="utf-8")
+    if not report.usable:
+        raise SchemaError(f"the data of {profile} cannot be used: {report.refused}")

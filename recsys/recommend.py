@@ -166,7 +166,7 @@ class Recommender:
         ready = [name for name, scorer in self.scorers.items() if isinstance(scorer, Scorer)]
         return f"Recommender {self.interactions.dataset}: {', '.join(ready)}; {self.allowed.sum():,} of {len(self.allowed):,} items; repeat {self.repeat}"
 
-# %% ../nbs/70_recommend.ipynb #c1b6d4d3
+# %% ../nbs/70_recommend.ipynb #01d4abda
 class Room(NamedTuple):
     "What a strategy is built from."
 
@@ -201,8 +201,8 @@ def _two_tower(room: Room) -> Scorer | Missing:
 def _als_tower(room: Room) -> Scorer | Missing:
     from recsys.scorers.towers import load_tower
 
-    folder = _needs(room, "als_tower")
-    return load_tower(folder, room.interactions, "als_tower", AlsScorer.load(_needs(room, "als_import"), room.interactions).user_vectors)
+    folder, als = _needs(room, "als_tower"), AlsScorer.load(_needs(room, "als_import"), room.interactions)
+    return load_tower(folder, room.interactions, "als_tower", als.user_vectors, als.items.space)
 
 
 MAKERS = {

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['RIVER', 'STEPS', 'SOURCES', 'PROOF', 'Step', 'Planned', 'plan', 'notebooks_dir', 'declared', 'parameters',
-           'made_from', 'Watch', 'execute', 'git_commit', 'run_step', 'tuned_dials', 'run_river']
+           'notebook_hash', 'made_from', 'Watch', 'Executed', 'execute', 'git_commit', 'run_step', 'tuned_dials',
+           'run_river']
 
-# %% ../nbs/05_runner.ipynb #32240cc5
+# %% ../nbs/05_runner.ipynb #173fa48c
 import ast
+import importlib
 import io
 import json
 import logging
@@ -18,20 +20,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import psutil
 
 from . import errors
-from .errors import RecsysError, SettingsError, StepError
+from .errors import ArtifactError, RecsysError, SettingsError, StepError
 from .runs import Run, list_runs, new_run, project_dir
 from .settings import PATHS, Settings
-from .store import code_hashes, json_hash, lock, raw_hash, read_manifest, verify, versions
+from .store import bare_hash, cannot_write, code_hashes, json_hash, libraries, lock, machine_memory, raw_hash, verify, versions, why_refused, write_text
 
-# %% ../nbs/05_runner.ipynb #c2c9a619
+# %% ../nbs/05_runner.ipynb #241a698a
 @dataclass(frozen=True)
 class Step:
     "One step of the river."
@@ -45,6 +49,7 @@ class Step:
     keep: str = "intermediate"  # final, intermediate, or safe to delete
     package: str = ""  # a package whose modules it finds by itself: all of them are part of its code
     selects: bool = False  # reads the select window too, where there is one
+    settles: Mapping[str, str] = field(default_factory=dict)  # parameter -> `module:function` that says what its word stands for today
 
     @property
     def code(self) -> str:
@@ -54,6 +59,7 @@ class Step:
 
 _DATA = ("events", "split", "interactions")
 _MODELS = (*_DATA, "als_import", "faiss", "user_vectors", "two_tower", "als_tower")
+_ENCODER = {"encoder": "recsys.content.encoders:settled"}
 RIVER = (
     Step("events", "01_events", package="recsys.datasets"),
     Step("split", "02_split", ("events",)),
@@ -61,8 +67,8 @@ RIVER = (
     Step("tune", "16_tune", _DATA, selects=True),
     Step("als", "04_als", ("interactions",), windowed=True, prefix="als_", module="recsys.scorers.als_fit"),
     Step("als_import", "05_als_import", ("interactions", "als"), windowed=True),
-    Step("image_embeddings", "06_image_embeddings", ("events",)),
-    Step("text_embeddings", "07_text_embeddings", ("events", "split")),
+    Step("image_embeddings", "06_image_embeddings", ("events",), settles=_ENCODER),
+    Step("text_embeddings", "07_text_embeddings", ("events", "split"), settles=_ENCODER),
     Step("faiss", "08_faiss", ("events", "split", "image_embeddings", "text_embeddings")),
     Step("user_vectors", "09_user_vectors", ("events", "split", "interactions", "faiss"), windowed=True, prefix="content_"),
     Step("train_pairs", "10_train_pairs", _DATA, windowed=True),
@@ -144,48 +150,89 @@ def parameters(planned: Planned, settings: Settings, notebook: Path, dials: Mapp
     names = [(name, default) for name, default in declared(notebook).items() if name not in _PLACES]
     return {name: special.get(name, known.get(planned.step.prefix + name, known.get(name, default))) for name, default in names}
 
-# %% ../nbs/05_runner.ipynb #12c539c2
+# %% ../nbs/05_runner.ipynb #e60b85fe
+def notebook_hash(notebook: Path) -> str:
+    "The hash of a notebook's bare code up to the call of its step; the values in its parameters cell count as parameters."
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    cells = [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
+    last = next((number for number, source in enumerate(cells) if _calls(source)), len(cells))
+    return bare_hash("\n".join(cells[: last + 1]))
+
+
+def _calls(source: str) -> bool:
+    "Whether this cell calls the step: it assigns `summary`."
+    return any(isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "summary" for node in ast.parse(source).body)
+
+
 def made_from(
     planned: Planned, values: Mapping[str, object], inputs: Mapping[str, Path], memory: Path
 ) -> dict[str, object]:
     "Everything that could change a step's output; its hash is the key."
     raw = dict(values.get("sources", {})) | ({"factors": values["factors"]} if values.get("factors") else {})
+    code = code_hashes(planned.step.code, planned.step.package)
     return {
         "step": planned.step.name,
-        "code": code_hashes(planned.step.code, planned.step.package),
+        "code": code | {f"notebook {planned.step.notebook}": notebook_hash(notebooks_dir() / f"{planned.step.notebook}.ipynb")},
+        "libraries": libraries(code),
         "parameters": {name: value for name, value in values.items() if name not in ("sources", "factors")},
+        "settled": {name: _named(place)(values[name]) for name, place in planned.step.settles.items()},
         "inputs": {name: folder.name for name, folder in sorted(inputs.items())},
         "raw": {name: raw_hash(path, memory) for name, path in sorted(raw.items())},
     }
 
-# %% ../nbs/05_runner.ipynb #b6f3cadd
+
+def _named(place: str) -> Callable:
+    "The function `module:name`."
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+# %% ../nbs/05_runner.ipynb #660feed5
 class Watch:
-    "Seconds and peak memory of this process's children."
+    "Seconds and peak memory of the processes that start while it looks."
 
     def __enter__(self) -> "Watch":
         self.peak_mb, self._started, self._stop = 0.0, time.monotonic(), threading.Event()
+        self._before = {child.pid for child in psutil.Process().children(recursive=True)}
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
         return self
 
+    def processes(self) -> list[psutil.Process]:
+        "Those that are there now and were not before."
+        return [child for child in psutil.Process().children(recursive=True) if child.pid not in self._before]
+
     def _look(self) -> None:
-        me = psutil.Process()
         while not self._stop.wait(0.2):
-            self.peak_mb = max(self.peak_mb, sum(_rss(child) for child in me.children(recursive=True)) / 2**20)
+            sizes = [_sizes(process) for process in self.processes()]
+            self.peak_mb = max(self.peak_mb, sum(now for now, _ in sizes) / 2**20, *(peak / 2**20 for _, peak in sizes))
+
+    @property
+    def seconds(self) -> float:
+        "Since it began to look."
+        return time.monotonic() - self._started
+
+    def kill(self) -> None:
+        "End the processes, at once."
+        for process in (found := self.processes()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=10)
 
     def __exit__(self, *problem: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.seconds = time.monotonic() - self._started
 
 
-def _rss(process: psutil.Process) -> int:
+def _sizes(process: psutil.Process) -> tuple[int, int]:
+    "Bytes in memory now and at most."
     try:
-        return process.memory_info().rss
-    except psutil.Error:  # ended between listing and looking
-        return 0
+        now = process.memory_info().rss
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
+        return now, next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), now)
+    except (psutil.Error, OSError):  # ended between listing and looking
+        return 0, 0
 
-# %% ../nbs/05_runner.ipynb #3e06f003
+# %% ../nbs/05_runner.ipynb #1b0bf1c5
 PROOF = "_finished.json"
 _PROVE = f"""import json, pathlib
 pathlib.Path(out_dir, {PROOF!r}).write_text(json.dumps(summary, default=str))"""
@@ -203,41 +250,117 @@ class _Tail(io.TextIOBase):
         return len(text)
 
 
-def execute(notebook: Path, executed: Path, values: Mapping[str, object], say: Callable[[str], None] = lambda line: None) -> dict:
-    "Run a pipeline notebook in a process of its own; what its step returned."
-    import papermill
+class Executed(NamedTuple):
+    "A notebook that proved that its step returned."
+
+    summary: dict
+    seconds: float
+    startup_seconds: float  # of them before and after the step itself: kernel, imports, pictures
+    peak_mb: float
+
+
+def execute(
+    notebook: Path,
+    executed: Path,  # the copy with its outputs, kept whatever happens
+    values: Mapping[str, object],  # parameters
+    say: Callable[[str], None] = lambda line: None,
+    timeout_minutes: float = 0,  # 0: as long as it takes
+) -> Executed:
+    "Run a pipeline notebook in a process of its own."
+    unfinished = executed.with_suffix(".running.ipynb")
+    try:
+        with Watch() as watch, ThreadPoolExecutor(1) as pool, _pipes() as pipes:
+            work = pool.submit(_papermill, notebook, unfinished, values, say, pipes)
+            try:
+                _wait(work, watch, timeout_minutes, values["out_dir"])
+            except BaseException:
+                watch.kill()
+                raise
+        summary = _proof(Path(values["out_dir"], PROOF))
+    except BaseException as problem:
+        _mark_failed(unfinished, problem)
+        raise
+    finally:
+        if unfinished.exists():
+            os.replace(unfinished, executed)
+    return Executed(summary, watch.seconds, max(watch.seconds - _call_seconds(executed), 0), watch.peak_mb)
+
+
+def _wait(work: Future, watch: Watch, timeout_minutes: float, out_dir: str) -> None:
+    "Until papermill is done or the time is up; its words for a failure become ours."
     from papermill.exceptions import PapermillExecutionError
+
+    if not wait([work], timeout=timeout_minutes * 60 or None).done:
+        raise StepError(f"took longer than {timeout_minutes:g} minutes and was ended; give it more: --set step_timeout_minutes=N (0 = no limit)")
+    try:
+        work.result()
+    except PapermillExecutionError as problem:
+        if (why := why_refused(Exception(problem.evalue))) and problem.ename != "ArtifactError":
+            raise cannot_write(out_dir, why) from problem
+        kind = getattr(errors, problem.ename, StepError)
+        raise kind(problem.evalue if hasattr(errors, problem.ename) else f"{problem.ename}: {problem.evalue}") from problem
+    except OSError as problem:  # papermill could not keep the notebook
+        raise cannot_write(problem.filename or "the notebook", why_refused(problem) or str(problem)) from problem
+    except RuntimeError as problem:  # nbclient's DeadKernelError
+        had, limit = watch.peak_mb, machine_memory() / 2**20
+        cause = "out of memory" if had > 0.8 * limit else "killed, or out of memory"
+        raise StepError(f"its process ended without a word ({cause}: it had {had:,.0f} of {limit:,.0f} MB); see that there is room, then go on") from problem
+
+
+@contextmanager
+def _pipes():
+    "A folder for a kernel's pipes: ports are raced for when two runs start at once, pipes in a folder of their own are not."
+    folder = tempfile.mkdtemp(prefix="recsys-kernel-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _papermill(notebook: Path, unfinished: Path, values: Mapping[str, object], say: Callable[[str], None], pipes: str) -> None:
+    import papermill
     from traitlets.config import Config
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of a comment in a parameters cell
-    pipes = tempfile.mkdtemp(prefix="recsys-kernel-")  # ports are raced for when two runs start at once; pipes in a folder of their own are not
+    for name in ("papermill", "traitlets"):  # what they say of a comment in a parameters cell, of a kernel that died: the runner says it better
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     transport = Config({"KernelManager": {"transport": "ipc", "ip": f"{pipes}/pipe"}})
-    unfinished = executed.with_suffix(".running.ipynb")
     copy = nbformat.read(notebook, as_version=4)
     copy.cells.append(nbformat.v4.new_code_cell(_PROVE, metadata={"tags": ["proof"]}))
     nbformat.write(copy, unfinished)
-    try:
-        papermill.execute_notebook(
-            unfinished, unfinished, dict(values), kernel_name="python3", language="python", progress_bar=False, start_timeout=300,
-            cwd=str(project_dir()), stderr_file=_Tail(say), config=transport, extra_arguments=["--log-level=50"],
-        )  # fmt: skip
-    except PapermillExecutionError as problem:
-        kind = getattr(errors, problem.ename, StepError)
-        what = problem.evalue if kind is not StepError or problem.ename == "StepError" else f"{problem.ename}: {problem.evalue}"
-        raise kind(what) from problem
-    except RuntimeError as problem:  # nbclient's DeadKernelError
-        raise StepError(f"its process ended without a word ({problem}); out of memory, or killed") from problem
-    finally:
-        os.replace(unfinished, executed)
-        shutil.rmtree(pipes, ignore_errors=True)
-    proof = Path(values["out_dir"], PROOF)
-    if not proof.exists():
+    papermill.execute_notebook(
+        unfinished, unfinished, dict(values), kernel_name="python3", language="python", progress_bar=False, start_timeout=300,
+        cwd=str(project_dir()), stderr_file=_Tail(say), config=transport, extra_arguments=["--log-level=50"],
+    )  # fmt: skip
+
+
+def _proof(path: Path) -> dict:
+    if not path.exists():
         raise StepError("its notebook ended before the step returned (a sys.exit in a cell?)")
-    summary = json.loads(proof.read_text())
-    proof.unlink()
+    summary = json.loads(path.read_text())
+    path.unlink()
     return summary if isinstance(summary, dict) else {"result": summary}
 
-# %% ../nbs/05_runner.ipynb #04507461
+
+def _mark_failed(notebook: Path, problem: BaseException) -> None:
+    "Say on top of a partial notebook that it failed: papermill writes `completed` into the cells of a killed kernel."
+    with suppress(OSError, ValueError, ArtifactError):  # torn, or no room: then nobody takes it for finished
+        partial = nbformat.read(notebook, as_version=4)
+        partial.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This step failed**: {_reason(problem)}"))
+        partial.metadata["papermill"] = {**partial.metadata.get("papermill", {}), "exception": True}
+        write_text(nbformat.writes(partial), notebook)
+
+
+def _reason(problem: BaseException) -> str:
+    "In words; what is no Exception comes from outside: Ctrl-C, SIGTERM."
+    return str(problem) or type(problem).__name__ if isinstance(problem, Exception) else "interrupted"
+
+
+def _call_seconds(executed: Path) -> float:
+    "Seconds of the cell that calls the step."
+    calls = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code" and _calls(cell.source)]
+    return sum(cell.metadata.get("papermill", {}).get("duration") or 0 for cell in calls)
+
+# %% ../nbs/05_runner.ipynb #2b37f0b4
 @contextmanager
 def _quiet_env():
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter."
@@ -267,24 +390,34 @@ def run_step(planned: Planned, settings: Settings, run: Run, made: Mapping[str, 
     inputs = planned.inputs(made)
     values = parameters(planned, settings, notebook, tuned_dials(settings, made))
     origin = made_from(planned, values, inputs, store.root / "raw_hashes.json")
-    key, entry = json_hash(origin), {"name": planned.name, "step": planned.step.name, "window": planned.window}
-    entry["key"] = key
-    if store.has(planned.step.name, key) and not force:
-        return entry | {"status": "skipped", "seconds": 0.0, "summary": read_manifest(store.path(planned.step.name, key))["summary"]}
+    key, step = json_hash(origin), planned.step.name
+    entry = {"name": planned.name, "step": step, "window": planned.window, "key": key}
+    if not force and (found := _found(run, step, key)):
+        return entry | found
     for folder in inputs.values():
         verify(folder)
     executed = run.folder / f"{planned.step.notebook}{'' if planned.window == 'final' else '.' + planned.window}.ipynb"
-    with lock(store.root / ".locks" / f"{planned.step.name}-{key}", f"run {run.name}, process {os.getpid()}"), store.staging(planned.step.name, key) as out_dir:
+    with lock(store.making(step, key), f"run {run.name}, process {os.getpid()}", f"step {planned.name}"), store.staging(step, key) as out_dir:
+        if not force and (found := _found(run, step, key)):  # another run has just made it
+            return entry | found
         places = {"inputs": {name: str(folder.resolve()) for name, folder in inputs.items()}, "out_dir": str(out_dir.resolve()),
-                  "work_dir": str(store.work_dir(planned.step.name, key).resolve())}  # fmt: skip
+                  "work_dir": str(store.work_dir(step, key).resolve())}  # fmt: skip
         wanted = {name: value for name, value in (values | places).items() if name in declared(notebook)}
-        with Watch() as watch, _quiet_env():
-            summary = execute(notebook, executed, wanted, say)
-        about = {"name": planned.name, "class": planned.step.keep, "made_from": origin, "summary": summary, "seed": settings.seed,
-                 "seconds": round(watch.seconds, 2), "peak_mb": round(watch.peak_mb), "versions": versions(), "git_commit": git_commit(),
-                 "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}  # fmt: skip
-        store.commit(out_dir, planned.step.name, key, about)
-    return entry | {"status": "done", "seconds": about["seconds"], "peak_mb": about["peak_mb"], "summary": summary}
+        with _quiet_env():
+            done = execute(notebook, executed, wanted, say, settings.step_timeout_minutes)
+        cost = {"seconds": round(done.seconds, 2), "startup_seconds": round(done.startup_seconds, 2), "peak_mb": round(done.peak_mb),
+                "bytes": sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())}  # fmt: skip
+        about = {"name": planned.name, "class": planned.step.keep, "made_from": origin, "summary": done.summary, "seed": settings.seed, **cost,
+                 "versions": versions(), "git_commit": git_commit(), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}  # fmt: skip
+        store.commit(out_dir, step, key, about)
+    return entry | {"status": "done", **cost, "summary": done.summary}
+
+
+def _found(run: Run, step: str, key: str) -> dict | None:
+    "What to record of an artifact that is in the store already; a torn one is refused."
+    if not run.store.has(step, key):
+        return None
+    return {"status": "skipped", "seconds": 0.0, "summary": verify(run.store.path(step, key), content=False)["summary"]}
 
 
 def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]:
@@ -297,7 +430,7 @@ def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]
             dials[dataset] = dials.get(dataset, {}) | found
     return dials
 
-# %% ../nbs/05_runner.ipynb #a9a160e3
+# %% ../nbs/05_runner.ipynb #9319738c
 def run_river(
     profile: str,
     settings: Settings,
@@ -305,6 +438,7 @@ def run_river(
     only: str | None = None,  # run this step alone; those before it must be in the store
     force: bool = False,  # run everything anew
     report: Callable[[Planned, dict], None] = lambda planned, entry: None,  # called when a step begins, speaks and ends
+    resume: str = "",  # the command that goes on where this run may stop
 ) -> Run:
     "Run the river of a profile and return its run."
     planned_steps = plan(settings.tune, settings.als_factors is not None)
@@ -315,25 +449,38 @@ def run_river(
     if not settings.datasets:
         raise SettingsError(f"profile {profile} names no shop; set datasets in settings.ini, e.g. datasets = table")
     run = new_run(settings.runs_dir, profile, settings.model_dump(mode="json"))
-    made: dict[str, Path] = {}
-    for position, planned in enumerate(planned_steps):
-        anew = force or planned.name == only or (from_step is not None and position >= names.index(from_step))
-        report(planned, {"status": "running"})
-        try:
-            entry = _step_or_refuse(planned, settings, run, made, anew, only, lambda line, planned=planned: report(planned, {"status": "says", "line": line}))
-        except BaseException as problem:
-            failed = {"name": planned.name, "step": planned.step.name, "window": planned.window, "key": None, "status": "failed", "reason": str(problem)}
-            run.write(status="failed", steps=[*run.record["steps"], failed], failed=planned.name, reason=str(problem) or type(problem).__name__)
-            report(planned, failed)
-            if isinstance(problem, RecsysError):
-                problem.args = (f"step {planned.name}: {problem}",)
-            raise
-        made[planned.name] = run.store.path(planned.step.name, entry["key"])
-        run.write(steps=[*run.record["steps"], entry])
-        report(planned, entry)
-        if planned.name == only:
-            break
-    return _finish(run)
+    holder = f"run {run.name}, process {os.getpid()}"
+    with lock(run.lock, holder, f"run {run.name}"), lock(run.store.in_use, holder, "the store", shared=True):
+        made: dict[str, Path] = {}
+        for position, planned in enumerate(planned_steps):
+            anew = force or planned.name == only or (from_step is not None and position >= names.index(from_step))
+            go_on = (resume or f"recsys run {profile}") + (f" --from {planned.name}" if anew and only is None else "")
+            run.write(current=planned.name, resume=go_on)
+            report(planned, {"status": "running"})
+            try:
+                says = lambda line, planned=planned: report(planned, {"status": "says", "line": line})
+                entry = _step_or_refuse(planned, settings, run, made, anew, only, says)
+            except BaseException as problem:
+                report(planned, _failed(run, planned, problem))
+                problem.add_note(f"go on with: {go_on}")
+                raise
+            made[planned.name] = run.store.path(planned.step.name, entry["key"])
+            run.write(steps=[*run.record["steps"], entry])
+            report(planned, entry)
+            if planned.name == only:
+                break
+        return _finish(run)
+
+
+def _failed(run: Run, planned: Planned, problem: BaseException) -> dict:
+    "Record that a step failed, and why."
+    reason = _reason(problem)
+    failed = {"name": planned.name, "step": planned.step.name, "window": planned.window, "key": None, "status": "failed", "reason": reason}
+    with suppress(ArtifactError):  # no room for that either: whoever asks then hears that it was killed
+        run.write(status="failed", steps=[*run.record["steps"], failed], failed=planned.name, reason=reason)
+    if isinstance(problem, RecsysError):
+        problem.args = (f"step {planned.name}: {problem}",)
+    return failed
 
 
 def _step_or_refuse(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], anew: bool, only: str | None, say: Callable) -> dict:
@@ -342,9 +489,9 @@ def _step_or_refuse(planned: Planned, settings: Settings, run: Run, made: Mappin
     notebook = notebooks_dir() / f"{planned.step.notebook}.ipynb"
     values = parameters(planned, settings, notebook, tuned_dials(settings, made))
     key = json_hash(made_from(planned, values, planned.inputs(made), run.store.root / "raw_hashes.json"))
-    if not run.store.has(planned.step.name, key):
+    if (found := _found(run, planned.step.name, key)) is None:
         raise StepError(f"--only {only} needs the artifact of {planned.name}, which is not in the store; run it first, or leave --only away")
-    return {"name": planned.name, "step": planned.step.name, "window": planned.window, "key": key, "status": "skipped", "seconds": 0.0}
+    return {"name": planned.name, "step": planned.step.name, "window": planned.window, "key": key} | found
 
 
 def _finish(run: Run) -> Run:
@@ -353,12 +500,12 @@ def _finish(run: Run) -> Run:
     keys = [step["key"] for step in steps]
     before = [other for other in list_runs(run.folder.parent.parent, run.folder.parent.name) if other.folder != run.folder]
     if before and all(step["status"] == "skipped" for step in steps):
-        last = before[-1].record
-        if last["status"] == "finished" and [step["key"] for step in last["steps"]] == keys:
+        last = before[-1]
+        if last.status == "finished" and [step["key"] for step in last.record["steps"]] == keys:
             shutil.rmtree(run.folder)
-            return before[-1]
+            return last
     if "evaluate" in run.artifacts():
         for name in ("metrics.json", "report.html"):
-            shutil.copyfile(run.artifacts()["evaluate"] / name, run.folder / name)
-    run.write(status="finished")
+            write_text((run.artifact("evaluate") / name).read_text(encoding="utf-8"), run.folder / name)
+    run.write(status="finished", current=None)
     return run

@@ -37,7 +37,7 @@ Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Weights = Annotated[dict[str, float], BeforeValidator(_pairs)]
 Dials = Annotated[list[Literal["als", "item_knn", "weights"]], BeforeValidator(_split)]
 
-# %% ../nbs/02_settings.ipynb #f712f714
+# %% ../nbs/02_settings.ipynb #3468de79
 class Settings(BaseModel):
     "Every dial of the workbench."
 
@@ -89,6 +89,7 @@ class Settings(BaseModel):
     tower_learning_rate: float = Field(2e-3, gt=0, description="towers: learning rate")
     tower_batch_size: int = Field(1024, ge=2, description="towers: pairs in a batch, each the others' negatives")
     tower_dataset: str = Field("both", description="two_tower: train on one shop by name, or both = all shops of the profile")
+    step_timeout_minutes: float = Field(0, ge=0, description="a step that takes longer is ended; 0 = no limit")
     seed: int = Field(7, ge=0, description="seed of everything random")
 
 # %% ../nbs/02_settings.ipynb #32853fbc

@@ -28,6 +28,30 @@ def tiny(tmp_path_factory):
     return open_run("tiny", runs_dir=runs_dir)
 
 
+@pytest.fixture
+def river(tmp_path, monkeypatch):
+    "A river of three steps that add up; the folder of its notebooks."
+    import little_river
+
+    from recsys import runner
+
+    for name in ("notebooks_dir", "RIVER", "STEPS"):
+        monkeypatch.setattr(runner, name, getattr(runner, name))  # as they were, afterwards
+    little_river.lay(tmp_path / "nbs")
+    return tmp_path / "nbs"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A folder on a disk of one megabyte; `mount -o remount,ro` makes it read-only."
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     "The folder of real data, where there is one."

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from recsys.content.encoders import (
     DEFAULT_CLIP,
@@ -23,6 +24,7 @@ from recsys.content.encoders import (
     encoder_available,
     equal_lengths,
     load_encoder,
+    settled,
 )
 from recsys.content.fuse import fuse
 from recsys.content.images import MAX_PIXELS, embed_images, read_picture
@@ -183,6 +185,33 @@ def test_folding_batch_norms_leaves_the_numbers_alone():
     assert np.allclose(EfficientNetLite0(Framing(96, 64, "squash")).encode(pictures), theirs, atol=1e-4)
 
 
+def test_auto_settles_on_another_encoder_once_the_weights_are_there(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    start = time.perf_counter()
+    before = settled("auto")
+    assert time.perf_counter() - start < 0.1 and before == settled("offline") and "minilm:53aa51" in before
+    repo = tmp_path / "models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    assert settled("auto") == before, "a fetch that was broken off is no encoder"
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    (repo / "snapshots" / "abc" / "open_clip_model.safetensors").touch()
+    assert settled("auto") == "ViT-B-32/laion2b_s34b_b79k"
+    assert encoder_available("auto")[0]
+
+
+def test_a_checkpoint_settles_on_its_content_not_its_place(tmp_path):
+    for name, content in (("a/mine.pt", b"one"), ("b/mine.pt", b"one"), ("c/mine.pt", b"two")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content)
+    one, same, other = (settled(f"ViT-B-32/{tmp_path / name}") for name in ("a/mine.pt", "b/mine.pt", "c/mine.pt"))
+    assert one == same != other and str(tmp_path) not in one
+    (tmp_path / "a/mine.pt").write_bytes(b"three")
+    assert settled(f"ViT-B-32/{tmp_path / 'a/mine.pt'}") != one
+
+
 def test_altered_weights_are_refused(monkeypatch, tmp_path):
     from recsys.content import encoders
     from recsys.errors import ArtifactError
@@ -308,11 +337,11 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     start = lambda pause, name: subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), pause, name], stdout=subprocess.PIPE, text=True)
     killed = start("0.2", "killed")
     until = time.monotonic() + 60
-    while len(list((tmp_path / "work").glob("*.safetensors"))) < 2 and time.monotonic() < until:
+    while len(list((tmp_path / "work").glob("*.part"))) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    parts = sorted((tmp_path / "work").glob("*.safetensors"))
+    parts = sorted(path for path in (tmp_path / "work").glob("*.part") if not path.name.startswith("."))
     parts[0].write_bytes(parts[0].read_bytes()[:-5])  # and one of its parts is torn
     resumed = start("0", "resumed")
     assert int(resumed.communicate()[0]) == len(parts) - 1
@@ -339,6 +368,17 @@ def test_a_fused_table_of_one_block_only_and_of_none():
     nothing = fuse(None, None, 3)
     assert len(nothing.table) == 0
     assert nothing.counts["none"] == 3
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    rng = np.random.default_rng(7)
+    block = VectorTable(np.arange(3000), rng.normal(size=(3000, 400)).astype(np.float32), "made up")
+    texts = [" ".join(f"w{word}" for word in rng.integers(0, 900, 12)) for _ in range(3000)]
+    made = []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads):
+            made.append((fuse(None, block, 3000, text_dims=64).table.hash, embed_tokens(np.arange(3000), [None] * 3000, texts, 64).table.hash))
+    assert made[0] == made[1] == made[2]
 
 
 def test_other_weights_are_another_space():
@@ -478,5 +518,6 @@ def test_a_shop_without_pictures_needs_no_encoder(river, tmp_path):
     (tmp_path / "events" / "items.parquet").write_bytes((river / "events" / "items.parquet").read_bytes())
     (tmp_path / "events" / "datasets.json").write_text(json.dumps({"tokens": {"image_root": None, "text_kind": "opaque"}}))
     summary = image_embeddings({"events": tmp_path / "events"}, tmp_path, encoder=DEFAULT_CLIP)
-    assert summary == {"encoder": None, "why": "no shop here has pictures"}
+    assert summary == {"encoder": None, "why": "no shop here has pictures", "parts_reused": 0, "parts_thrown_away": 0}
+    assert json.loads((tmp_path / "encoder.json").read_text())["licence"].startswith("none needed")
     assert (tmp_path / "broken_images.csv").read_text().splitlines() == ["dataset,item_id,image,reason"]

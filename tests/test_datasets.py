@@ -294,7 +294,7 @@ def test_the_packaged_java_is_one_for_spark():
 @pytest.mark.skipif(not os.environ.get("RECSYS_REAL_DATA"), reason="RECSYS_REAL_DATA is not set: no real data to read")
 def test_real_hm_rows_add_up(tmp_path):
     account = take(Raw({"hm_raw": Path(os.environ["RECSYS_REAL_DATA"]) / "hm_raw"}, tmp_path, [], ""), tmp_path / "out", "hm")
-    assert account["files"]["transactions_train.csv"] == {"rows": 271_754, "kept": 246_488, "merged": 25_266, "rejected": {}}
+    assert account["files"]["transactions_train.csv"] == {"rows": 271_754, "kept": 246_488, "merged": 25_266, "rejected": {}, "nulls": {}}
     assert (account["items"], account["users"], account["items_with_image"]) == (105_542, 79_339, 11_800)
 
 

@@ -6,45 +6,13 @@ import shutil
 import nbformat
 import pytest
 from conftest import ROOT, recsys
+from little_river import ADD, KEEP, PARAMETERS, go, notebook, statuses
 
 from recsys import runner
 from recsys.errors import ArtifactError, RecsysError, SettingsError, StepError
-from recsys.runner import Planned, Step, declared, notebooks_dir, parameters, plan, run_river
+from recsys.runner import Planned, declared, notebooks_dir, parameters, plan
 from recsys.settings import Settings, load_settings, read_profiles
 from recsys.store import Store, verify
-
-
-def notebook(*cells: str):
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    made.cells[0].metadata["tags"] = ["parameters"]
-    return made
-
-
-ADD = "import pathlib; n = sum(int(pathlib.Path(f, 'n.txt').read_text()) for f in inputs.values()) + seed"
-KEEP = "pathlib.Path(out_dir, 'n.txt').write_text(str(n)); summary = {'n': n}"
-
-
-@pytest.fixture
-def river(tmp_path, monkeypatch):
-    "A river of three steps that add up."
-    steps = (Step("one", "01_one", module="recsys.errors"), Step("two", "02_two", ("one",), module="recsys.errors"),
-             Step("three", "03_three", ("one", "two"), module="recsys.errors"))  # fmt: skip
-    folder = tmp_path / "nbs"
-    folder.mkdir()
-    for step in steps:
-        nbformat.write(notebook('inputs = {}\nout_dir = ""\nseed = 1', ADD, KEEP), folder / f"{step.notebook}.ipynb")
-    monkeypatch.setattr(runner, "notebooks_dir", lambda: folder)
-    monkeypatch.setattr(runner, "RIVER", steps)
-    monkeypatch.setattr(runner, "STEPS", {step.name: step for step in steps})
-    return folder
-
-
-def go(tmp_path, seed=1, **options):
-    return run_river("mine", Settings(datasets=["shop"], runs_dir=tmp_path / "runs", seed=seed), **options)
-
-
-def statuses(run):
-    return [step["status"] for step in run.record["steps"]]
 
 
 def test_the_second_run_is_the_first(river, tmp_path):
@@ -85,7 +53,7 @@ BAD = {
 
 @pytest.mark.parametrize("how", BAD)
 def test_a_step_that_fails_is_failed_and_the_next_run_goes_on(river, tmp_path, how):
-    nbformat.write(notebook('inputs = {}\nout_dir = ""\nseed = 1', ADD, KEEP, BAD[how]), river / "02_two.ipynb")
+    nbformat.write(notebook(PARAMETERS, ADD, KEEP, BAD[how]), river / "02_two.ipynb")
     with pytest.raises(RecsysError, match="step two"):
         go(tmp_path)
     runs = sorted((tmp_path / "runs" / "mine").iterdir())
@@ -94,7 +62,7 @@ def test_a_step_that_fails_is_failed_and_the_next_run_goes_on(river, tmp_path, h
     store = Store(tmp_path / "runs" / ".store")
     assert [folder.parent.name for folder in store.artifacts()] == ["one"]
     assert not list((store.root / ".staging").iterdir())
-    nbformat.write(notebook('inputs = {}\nout_dir = ""\nseed = 1', ADD, KEEP), river / "02_two.ipynb")
+    nbformat.write(notebook(PARAMETERS, ADD, KEEP), river / "02_two.ipynb")
     assert statuses(go(tmp_path)) == ["skipped", "done", "done"]
 
 
@@ -103,7 +71,7 @@ def test_an_altered_input_is_refused_by_name(river, tmp_path, damage):
     made = go(tmp_path).artifacts()["one"] / "n.txt"
     content = made.read_bytes()
     made.unlink() if damage == "gone" else made.write_bytes(bytes([content[0] ^ 1]) if damage == "flip" else b"")
-    with pytest.raises(ArtifactError, match=r"n\.txt.*step `one` again"):
+    with pytest.raises(ArtifactError, match=r"n\.txt.*--from one"):
         go(tmp_path, from_step="two")
 
 

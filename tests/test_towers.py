@@ -17,7 +17,7 @@ from recsys.scorers.base import Missing
 from recsys.scorers.towers import TowerScorer, als_start, load_tower
 from recsys.towers.model import TowerConfig
 from recsys.towers.pairs import EVER, TowerShop, Trends, batches, earlier, make_pairs, period_of
-from recsys.towers.train import Feed, TowerModel, TrainDials, item_tastes, past_of, train_towers, why_not
+from recsys.towers.train import Feed, TowerModel, TrainDials, item_tastes, past_of, seen_by, train_towers, why_not
 
 DIALS = TrainDials(epochs=2, learning_rate=0.01, batch_size=64)
 
@@ -82,7 +82,7 @@ def test_a_pair_sees_only_what_is_strictly_older():
     told = shop_of_tastes()
     feed = Feed(told, make_pairs(told.interactions), 64, 7)
     rows = np.arange(len(feed.columns["ts"]))
-    past = past_of(feed, rows, lambda nums: nums)
+    past = past_of(feed, rows, seen_by(feed, rows), lambda nums: nums)
     when = feed.columns["ts"][:, None] - past.ages.numpy().astype(np.float64) * DAY_MS
     assert (past.ages.numpy()[past.known.numpy()] > 0).all()
     assert (when[past.known.numpy()] < feed.columns["ts"].repeat(past.known.sum(1).numpy())).all()

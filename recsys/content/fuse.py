@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['IMAGE_WEIGHT', 'IMAGE_DIMS', 'TEXT_DIMS', 'Reduction', 'reduction', 'Joined', 'join', 'Fused', 'fuse']
 
-# %% ../../nbs/43_content.fuse.ipynb #b1bbfc05
+# %% ../../nbs/43_content.fuse.ipynb #3c69085c
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..errors import SpaceError, VectorsError
 from ..vectors.table import VectorTable, unit_rows
 
-# %% ../../nbs/43_content.fuse.ipynb #3d22e51b
+# %% ../../nbs/43_content.fuse.ipynb #ad276b2d
 class Reduction(NamedTuple):
     "Mean and main directions of a block of vectors."
 
@@ -26,14 +27,16 @@ class Reduction(NamedTuple):
         "(N, r) float32 of length 1."
         if table.space != self.space:
             raise SpaceError(f"this reduction was learned from vectors of {self.space}, got {table.space}; fuse them again in one run")
-        return unit_rows((table.vectors - self.mean) @ self.basis)
+        with threadpool_limits(1, "blas"):
+            return unit_rows((table.vectors - self.mean) @ self.basis)
 
 
 def reduction(table: VectorTable, dims: int) -> Reduction:
     "The `dims` directions of most variance; all rows are read, so nothing here is random."
     mean = table.vectors.mean(axis=0, dtype=np.float64) if len(table) else np.zeros(table.dims)
     centred = table.vectors - mean.astype(np.float32)
-    _, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # ascending
+    with threadpool_limits(1, "blas"):  # sums in one order: the same numbers on any number of cores
+        _, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # ascending
     basis = directions[:, ::-1][:, : min(dims, table.dims)]
     strongest = np.abs(basis).argmax(axis=0)
     basis = basis * np.sign(basis[strongest, np.arange(basis.shape[1])])  # a direction and its opposite are the same to PCA: take one

@@ -6,9 +6,8 @@
 __all__ = ['MAX_PIXELS', 'UNREADABLE', 'PART', 'FEW', 'read_picture', 'rgb', 'decode_chunk', 'decoders', 'decoded', 'Broken',
            'Part', 'write_part', 'read_part', 'ImageVectors', 'embed_images']
 
-# %% ../../nbs/41_content.images.ipynb #f4d9177c
+# %% ../../nbs/41_content.images.ipynb #cfcab506
 import hashlib
-import json
 import os
 import struct
 import zlib
@@ -21,13 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from .encoders import Framing, ImageTower
-from ..errors import VectorsError
-from ..vectors.table import VectorTable
+from ..vectors.table import VectorTable, load_sealed, refuse_nan, save_sealed
 
 # %% ../../nbs/41_content.images.ipynb #5c1b051d
 MAX_PIXELS = 64_000_000  # above this a file is a mistake or a bomb: 8000 x 8000 needs 200 MB
@@ -88,7 +84,7 @@ def decoded(paths: Sequence[Path], framing: Framing, pool: ProcessPoolExecutor |
     else:
         yield from pool.map(decode_chunk, chunks, [framing] * len(chunks))
 
-# %% ../../nbs/41_content.images.ipynb #7c2546e2
+# %% ../../nbs/41_content.images.ipynb #b6bcf538
 class Broken(NamedTuple):
     "A picture that gave no vector."
 
@@ -109,37 +105,28 @@ def _part_name(ids: np.ndarray, paths: Sequence[Path], space: str) -> str:
     for item_id, path in zip(ids.tolist(), paths, strict=True):
         about = path.stat()
         digest.update(f"{item_id} {path.name} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return f"part-{digest.hexdigest()[:16]}.safetensors"
-
-
-def _part_hash(part: Part) -> str:
-    return hashlib.sha256(part.ids.tobytes() + part.vectors.tobytes() + json.dumps(part.broken).encode()).hexdigest()
+    return f"{digest.hexdigest()[:16]}.part"
 
 
 def write_part(part: Part, path: Path) -> None:
-    "Write a part under another name, then rename: a part is there whole or not at all."
-    ahead = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"ids": part.ids, "vectors": part.vectors}, ahead, metadata={"broken": json.dumps(part.broken), "sha256": _part_hash(part)})
-    os.replace(ahead, path)
+    "Write a part, whole or not at all."
+    save_sealed(path, {"ids": part.ids, "vectors": part.vectors}, {"broken": part.broken})
 
 
 def read_part(path: Path) -> Part | None:
     "The part, or None where it is absent, torn or altered."
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = file.metadata()
-            part = Part(file.get_tensor("ids"), file.get_tensor("vectors"), [Broken(*row) for row in json.loads(about["broken"])])
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError, TypeError):
+    if (found := load_sealed(path)) is None:
         return None
-    return part if _part_hash(part) == about["sha256"] else None
+    return Part(found.arrays["ids"], found.arrays["vectors"], [Broken(*row) for row in found.about["broken"]])
 
-# %% ../../nbs/41_content.images.ipynb #6cafa7ed
+# %% ../../nbs/41_content.images.ipynb #c540a67f
 class ImageVectors(NamedTuple):
     "Vectors of a shop's pictures, and what was wrong with the rest."
 
     table: VectorTable
     broken: list[Broken]  # by item id
     reused: int  # parts that an earlier attempt had finished
+    thrown_away: int  # parts of it that were torn or altered, made again
 
 
 def embed_images(
@@ -154,13 +141,15 @@ def embed_images(
     order = np.argsort(ids, kind="stable")
     present = [row for row in order if paths[row].is_file()]
     broken = [Broken(int(ids[row]), "missing") for row in order if not paths[row].is_file()]
-    parts, reused = [], 0
+    parts, reused, thrown_away = [], 0, 0
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     with decoders(_workers(workers, len(present))) as pool, tqdm(total=len(present), desc="images", unit="img", mininterval=5) as bar:
         for start in range(0, len(present), PART):
             rows = present[start : start + PART]
             file = Path(work_dir) / _part_name(ids[rows], [paths[row] for row in rows], tower.space)
+            was_there = file.exists()
             if (part := read_part(file)) is None:
+                thrown_away += was_there
                 part = _embed_part(ids[rows], [paths[row] for row in rows], tower, pool, batch_size)
                 write_part(part, file)
             else:
@@ -169,7 +158,7 @@ def embed_images(
             bar.update(len(rows))
     found = np.concatenate([part.ids for part in parts]) if parts else np.zeros(0, dtype=np.int64)
     vectors = np.concatenate([part.vectors for part in parts]) if parts else np.zeros((0, tower.dims), dtype=np.float32)
-    return ImageVectors(VectorTable.of(found, vectors, tower.space), sorted(broken + [one for part in parts for one in part.broken]), reused)
+    return ImageVectors(VectorTable.of(found, vectors, tower.space), sorted(broken + [one for part in parts for one in part.broken]), reused, thrown_away)
 
 
 def _workers(workers: int | None, n: int) -> int:
@@ -185,6 +174,5 @@ def _embed_part(ids: np.ndarray, paths: Sequence[Path], tower: ImageTower, pool:
             vectors.append(tower.encode(np.stack(readable)))
     good = np.array([not reason for reason in reasons], dtype=bool)
     made = np.concatenate(vectors) if vectors else np.zeros((0, tower.dims), dtype=np.float32)
-    if bad := int((~np.isfinite(made).all(axis=1)).sum()):
-        raise VectorsError(f"{tower.space}: {bad:,} of {len(made):,} picture vectors hold NaN or inf; the weights are damaged or the precision too low")
+    refuse_nan(ids[good], made, f"pictures in {tower.space}", "the weights are damaged, or the precision is too low for them; install or fetch them again")
     return Part(ids[good], made, [Broken(int(item_id), reason) for item_id, reason in zip(ids, reasons, strict=True) if reason])

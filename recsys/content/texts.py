@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parts', 'text_parts', 'split_texts', 'TextVectors', 'embed_texts', 'path_tokens', 'embed_tokens']
 
-# %% ../../nbs/42_content.texts.ipynb #82660d47
+# %% ../../nbs/42_content.texts.ipynb #7a4236de
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from .encoders import TextTower, TfidfSvd
-from ..errors import VectorsError
-from ..vectors.table import VectorTable, unit_rows
+from ..data.catalog import path_beginnings
+from ..vectors.table import VectorTable, refuse_nan, unit_rows
 
 # %% ../../nbs/42_content.texts.ipynb #6b0392f4
 class Parts(NamedTuple):
@@ -48,7 +48,7 @@ def split_texts(
     nums, distinct = pd.factorize(np.array([part for parts in found for part, _ in parts], dtype=object), sort=True)
     return Parts(list(distinct), rows, nums.astype(np.int64), np.array([weight for parts in found for _, weight in parts], dtype=np.float32))
 
-# %% ../../nbs/42_content.texts.ipynb #a813ce9c
+# %% ../../nbs/42_content.texts.ipynb #c527bc68
 class TextVectors(NamedTuple):
     "Vectors of a shop's texts, and what they were made of."
 
@@ -65,18 +65,16 @@ def embed_texts(
     "The vectors of all items with a title or a text."
     parts = split_texts(titles, texts)
     vectors = tower.encode(parts.parts)
-    if bad := int((~np.isfinite(vectors).all(axis=1)).sum()):
-        raise VectorsError(f"{tower.space}: {bad:,} of {len(vectors):,} text vectors hold NaN or inf; the weights are damaged or the precision too low")
     summed = csr_array((parts.weights, (parts.item_rows, parts.part_nums)), shape=(len(ids), len(parts.parts))) @ vectors
+    refuse_nan(np.asarray(ids), summed, f"texts in {tower.space}", "the weights are damaged, or the precision is too low for them; install or fetch them again")
     has = np.any(summed != 0, axis=1)
     about = {"items": len(ids), "with_vector": int(has.sum()), "distinct_parts": len(parts.parts), "truncated_parts": getattr(tower, "truncated", 0)}
     return TextVectors(VectorTable.of(np.asarray(ids)[has], unit_rows(summed[has]), tower.space), about)
 
-# %% ../../nbs/42_content.texts.ipynb #559c870a
+# %% ../../nbs/42_content.texts.ipynb #756c06e8
 def path_tokens(path: str | None) -> str:
     "One token for each beginning of a category path."
-    parts = ["_".join(part.split()) for part in path.split(">")] if isinstance(path, str) else []
-    return " ".join(f"in/{'/'.join(parts[: level + 1])}" for level in range(len(parts)))
+    return " ".join("in/" + beginning.replace(" > ", "/").replace(" ", "_") for beginning in path_beginnings(path))
 
 
 def embed_tokens(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIN_JAVA', 'MAX_JAVA', 'ENGINES', 'BATCH', 'TORN', 'csv_header', 'check_columns', 'java_home', 'spark_session',
-           'Engine', 'DuckEngine', 'SparkEngine', 'open_engine']
+           'Engine', 'Text', 'readable', 'DuckEngine', 'line_numbers', 'SparkEngine', 'open_engine']
 
-# %% ../../nbs/11_data.engine.ipynb #a27bbe0b
+# %% ../../nbs/11_data.engine.ipynb #05da448a
 import csv
 import os
 import re
@@ -17,23 +17,29 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from ibis.common.exceptions import IbisError
 
+from .lines import BadLine, Look, look, raw_text, set_aside
 from .schema import check_table
-from ..errors import MissingDependencyError, SchemaError, SettingsError
+from ..errors import MissingDependencyError, MissingFileError, SchemaError, SettingsError
 
-# %% ../../nbs/11_data.engine.ipynb #16efae98
+# %% ../../nbs/11_data.engine.ipynb #cd66374e
 def csv_header(path: Path | str) -> list[str]:
     "The column names of a csv; a file without rows, or with a column twice, is a `SchemaError` that names the file."
     path = Path(path)
+    if not os.access(path, os.R_OK) or path.is_dir():
+        raise MissingFileError(f"expected a csv that can be read at {path}, got {'a folder' if path.is_dir() else 'none, or no leave to read it'}")
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        names, row = next(csv.reader([file.readline()]), []), file.readline()
-    if not row.strip():
+        names, row = next(csv.reader([file.readline()]), []), next((line for line in file if line.strip()), "")
+    if not row:
         raise SchemaError(f"{path.name} should hold a header and rows, got {'only the header' if names else 'an empty file'}; was it cut, or exported empty?")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SchemaError(f"{path.name} should name each column once, got {twice} twice; rename one of them")
@@ -123,7 +129,7 @@ def spark_session(
         builder = builder.config(key, value)
     return builder.getOrCreate()
 
-# %% ../../nbs/11_data.engine.ipynb #f164d8f8
+# %% ../../nbs/11_data.engine.ipynb #c0bdbd89
 ENGINES = ("duckdb", "spark")
 BATCH = 500_000  # rows written at a time
 TORN = "line is not a row of this table"
@@ -133,9 +139,22 @@ class Engine:
     "Ibis expressions, computed out of core."
 
     name: str
+    errors: tuple[type[Exception], ...]  # what it raises where raw files cannot be read, or memory and disk do not suffice
 
     def __init__(self, con: ibis.BaseBackend, work: Path) -> None:
         self.con, self.work, self._n = con, work, 0
+        self._texts: dict[Path, Text] = {}
+
+    def text(self, path: Path | str) -> "Text":
+        "A csv as it can be read: looked at once, and copied where lines had to be set aside."
+        if Path(path) not in self._texts:
+            self._texts[Path(path)] = readable(Path(path), self._fresh("lines").with_suffix(".csv"))
+        return self._texts[Path(path)]
+
+    def torn(self, path: Path | str) -> list[BadLine]:
+        "The lines of this csv that are no rows, in their order."
+        text = self.text(path)
+        return sorted([*text.bad, *self._unread(text.path)], key=lambda one: (one.line or 0, one.raw))
 
     def _fresh(self, what: str) -> Path:
         self._n += 1
@@ -170,23 +189,47 @@ class Engine:
         return n
 
 
+class Text(NamedTuple):
+    "A csv, and what of it cannot be read."
+
+    path: Path  # what engines read: the file itself, or a copy without its bad lines
+    bad: list[BadLine]
+    look: Look
+
+
+def readable(path: Path, copy: Path) -> Text:
+    "Look at the bytes of a csv; where they are faulty, make a copy that can be read."
+    header, seen = csv_header(path), look(path)
+    if not seen.torn:
+        return Text(path, [], seen)
+    bad = set_aside(path, copy, len(header))
+    if bad and bad[0].line == 1:
+        raise SchemaError(f"{path.name}: its first line should name the columns, but the {bad[0].reason}; mend this line")
+    return Text(copy if bad or seen.mixed_ends else path, bad, seen)
+
+
 class DuckEngine(Engine):
     "DuckDB inside this process; spills to disk above its memory limit."
 
     name = "duckdb"
+    errors = (duckdb.Error, IbisError)
 
     def csv(self, path: Path | str) -> ir.Table:
         "A csv as a table of texts; an empty field is null."
-        columns = dict.fromkeys(csv_header(path), "VARCHAR")
-        return self.con.read_csv(str(path), columns=columns, header=True, delim=",", quote='"', escape='"', store_rejects=True)
+        text = self.text(path)
+        columns = dict.fromkeys(csv_header(text.path), "VARCHAR")
+        return self.con.read_csv(str(text.path), columns=columns, header=True, delim=",", quote='"', escape='"', store_rejects=True)
 
-    def torn(self, path: Path | str) -> list[tuple[int | None, str]]:
-        "(line, text) of the lines the scans of this file could not read as rows."
+    def _unread(self, path: Path) -> list[BadLine]:
+        "The lines the scans of this file could not read as rows; DuckDB counts rows, so lines are counted up to its position."
         if not self.con.con.execute("select 1 from duckdb_tables() where table_name = 'reject_errors'").fetchall():
             return []
-        sql = ("select line, any_value(csv_line) from reject_errors e join reject_scans s using (scan_id, file_id) "
-               "where file_path = ? group by line order by line")  # fmt: skip
-        return [(line, text or "") for line, text in self.con.con.execute(sql, [str(path)]).fetchall()]
+        sql = ("select line_byte_position, any_value(csv_line) from reject_errors e join reject_scans s using (scan_id, file_id) "
+               "where file_path = ? group by line_byte_position order by line_byte_position")  # fmt: skip
+        found = [(place or 1, text or "") for place, text in self.con.con.execute(sql, [str(path)]).fetchall()]
+        lines = line_numbers(path, [place - 1 for place, _ in found]) if found else []
+        empty = [len(text) - len(text.lstrip("\n")) for _, text in found]  # DuckDB counts empty lines in front to the line
+        return [BadLine(line + n, raw_text(text.lstrip("\r\n")), TORN) for line, n, (_, text) in zip(lines, empty, found, strict=True)]
 
     def hex_int(self, text: ir.StringValue) -> ir.IntegerValue:
         "Hexadecimal digits as an integer; null where they are not."
@@ -202,24 +245,46 @@ class DuckEngine(Engine):
         return self.con.con.sql(self.con.compile(rows)).to_arrow_reader(BATCH)
 
 
+def line_numbers(
+    path: Path,
+    places: Sequence[int],  # bytes from the start of the file, ascending
+) -> list[int]:
+    "The line of each place in a file; the first is 1."
+    lines, line, at = [], 1, 0
+    with open(path, "rb") as file:
+        for place in places:
+            while at < place and (piece := file.read(min(place - at, BATCH))):
+                line, at = line + piece.count(b"\n"), at + len(piece)
+            lines.append(line)
+    return lines
+
+
 class SparkEngine(Engine):
     "Spark: the same expressions on many machines, or on this one."
 
     name = "spark"
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        "What Spark raises, and what cannot be said to it."
+        from pyspark.errors import PySparkException
+
+        return PySparkException, IbisError
 
     def csv(self, path: Path | str) -> ir.Table:
         "A csv as a table of texts; an empty field is null."
         return self._read(path).filter(lambda t: t._torn.isnull()).drop("_torn")
 
     def _read(self, path: Path | str) -> ir.Table:
-        fields = ", ".join(f"`{name}` STRING" for name in [*csv_header(path), "_torn"])
-        return self.con.read_csv(str(path), schema=fields, inferSchema=None, header=True, columnNameOfCorruptRecord="_torn", escape='"')
+        text = self.text(path)
+        fields = ", ".join(f"`{name}` STRING" for name in [*csv_header(text.path), "_torn"])
+        return self.con.read_csv(str(text.path), schema=fields, inferSchema=None, header=True, columnNameOfCorruptRecord="_torn", escape='"')
 
-    def torn(self, path: Path | str) -> list[tuple[int | None, str]]:
-        "(None, text) of the lines of this file that are no rows; Spark does not count lines."
+    def _unread(self, path: Path) -> list[BadLine]:
+        "The lines of this file that are no rows; Spark does not count lines."
         table = self._read(path)
         lines = self.arrow(table.filter(table._torn.notnull()).select(table.columns[0], "_torn"))
-        return [(None, text) for text in lines["_torn"].to_pylist()]
+        return [BadLine(None, raw_text(text), TORN) for text in lines["_torn"].to_pylist()]
 
     def hex_int(self, text: ir.StringValue) -> ir.IntegerValue:
         "Hexadecimal digits as an integer; null where they are not."
@@ -248,6 +313,7 @@ def open_engine(
     name: str = "duckdb",
     work: Path | str | None = None,  # for stages and what spills; a temporary folder when absent
     memory: str = "600MB",  # DuckDB's limit; above it, it spills
+    in_order: bool = False,  # rows leave a filter in the order they came, whatever the number of threads; costs memory
 ) -> Iterator[Engine]:
     "An engine with a folder for its stages, which is removed afterwards."
     if name not in ENGINES:
@@ -256,7 +322,7 @@ def open_engine(
         if name == "spark":
             yield SparkEngine(ibis.pyspark.connect(spark_session()), Path(folder))
             return
-        con = ibis.duckdb.connect(memory_limit=memory, temp_directory=str(Path(folder, "spill")), preserve_insertion_order=False)
+        con = ibis.duckdb.connect(memory_limit=memory, temp_directory=str(Path(folder, "spill")), preserve_insertion_order=in_order)
         con.raw_sql("SET TimeZone = 'UTC'")
         try:
             yield DuckEngine(con, Path(folder))

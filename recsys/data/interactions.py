@@ -6,7 +6,7 @@
 __all__ = ['ARRAYS', 'NEVER', 'Histories', 'History', 'Query', 'Queries', 'Interactions', 'from_events', 'save_interactions',
            'load_interactions']
 
-# %% ../../nbs/12_data.interactions.ipynb #033c9338
+# %% ../../nbs/12_data.interactions.ipynb #1c10e7e9
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 from .ids import IdMap
 from .schema import DAY_MS, EVENT_KINDS, event_codes
 from ..errors import MissingFileError, SchemaError
+from ..store import atomic_path
 
 # %% ../../nbs/12_data.interactions.ipynb #f7f06c0d
 ARRAYS = {"item_nums": np.int32, "ts": np.int64, "codes": np.int8, "weights": np.float32}
@@ -235,7 +236,7 @@ def from_events(
     prices = events["price"].cast(pa.float32()).to_numpy(zero_copy_only=False)[order]
     return Interactions(dataset, users, items, past, quantities[order], prices, at, dict(event_weights), time_unit)
 
-# %% ../../nbs/12_data.interactions.ipynb #92d07456
+# %% ../../nbs/12_data.interactions.ipynb #f341bedc
 _SAVED = ("indptr", *ARRAYS)
 
 
@@ -244,7 +245,8 @@ def save_interactions(interactions: Interactions, path: Path | str) -> None:
     arrays = {name: np.ascontiguousarray(getattr(interactions.past, name)) for name in _SAVED}
     arrays |= {"quantities": interactions.quantities, "prices": interactions.prices, "user_ids": interactions.users.ids, "item_ids": interactions.items.ids}
     about = {"dataset": interactions.dataset, "at": interactions.at, "time_unit": interactions.time_unit, "event_weights": dict(interactions.event_weights)}
-    save_file(arrays, path, metadata={"interactions": json.dumps(about, sort_keys=True)})
+    with atomic_path(path) as ahead:
+        save_file(arrays, ahead, metadata={"interactions": json.dumps(about, sort_keys=True)})
 
 
 def load_interactions(path: Path | str) -> Interactions:
@@ -254,6 +256,9 @@ def load_interactions(path: Path | str) -> Interactions:
     with safe_open(path, framework="numpy") as file:
         about = json.loads(file.metadata()["interactions"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if late := int((arrays["ts"] >= about["at"]).sum()):
+        raise SchemaError(f"{about['dataset']}: the events of {Path(path).name} should lie before {about['at']}, but {late:,} do not: what is to be foretold "
+                          "leaks into what is learned; run the step `interactions` again")  # fmt: skip
     return Interactions(about["dataset"], IdMap(arrays["user_ids"], "user"), IdMap(arrays["item_ids"], "item"),
                         Histories(*(arrays[name] for name in _SAVED)), arrays["quantities"], arrays["prices"],
                         about["at"], about["event_weights"], about["time_unit"])  # fmt: skip

@@ -142,7 +142,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
-# %% ../../nbs/14_data.split.ipynb #80ed9183
+# %% ../../nbs/14_data.split.ipynb #cc70806c
 CATEGORY = "category"
 CHUNK_ROWS = 4_000_000  # dated properties resolved at a time
 
@@ -187,7 +187,7 @@ def items_as_of(
         full = full.left_join(told, "item_id", rname="told_{name}").mutate(
             text=lambda t: ibis.coalesce(t.told, t.text), category=lambda t: ibis.coalesce(t.path, t.category),
             attributes=lambda t: ibis.ifelse(t.facts.notnull(), ibis.literal("{") + t.facts + ibis.literal("}"), t.attributes))  # fmt: skip
-    return full.select(*ITEMS.names)
+    return full.select(*ITEMS.names).order_by("item_id")  # a join's rows come as its threads finish
 
 # %% ../../nbs/14_data.split.ipynb #c604534a
 def datasets(inputs: Mapping[str, Path]) -> dict[str, dict]:
@@ -250,7 +250,7 @@ def _write_items(engine: Engine, source: Path, out: Path, dataset: str, about: M
     for stem, cutoff in stems.items():
         engine.write(items_as_of(engine, items, train, properties, cutoff, about["facets"]), out / f"{stem}.parquet", ITEMS)
 
-# %% ../../nbs/14_data.split.ipynb #40b4abe8
+# %% ../../nbs/14_data.split.ipynb #aff9790f
 LEARNS = {"select": ("train",), "final": ("train", "valid")}
 JUDGES = {"select": "valid", "final": "test"}
 
@@ -304,7 +304,10 @@ def load_window(inputs: Mapping[str, Path], dataset: str, window: str = "final")
     made_for = json.loads(_found(folder / f"interactions_{dataset}.json").read_text())["window"]
     if made_for != window:
         raise StepError(f"expected the interactions of the {window} window, got those of the {made_for} window; run step interactions with window={window}")
-    interactions = load_interactions(folder / f"histories_{dataset}.safetensors")
+    interactions, cutoff = load_interactions(folder / f"histories_{dataset}.safetensors"), read_cutoffs(inputs)[dataset].at(window)
+    if interactions.at != cutoff:
+        raise StepError(f"{dataset}: expected interactions up to {cutoff}, where the {window} window ends by cutoffs.json, got those up to "
+                        f"{interactions.at}: they belong to another split; run the step `interactions` again")  # fmt: skip
     return Window(interactions, window_catalog(inputs, dataset, window, interactions), window_truth(inputs, dataset, window, interactions))
 
 

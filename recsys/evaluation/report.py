@@ -11,7 +11,7 @@ __all__ = ['SUMMARY', 'NAMES', 'LABELS', 'COLOURS', 'ANY_COLOUR', 'WIDTH', 'HEIG
            'detail_of', 'Example', 'Gallery', 'examples', 'render', 'Cell', 'Line', 'slice_table', 'cold_table',
            'ShopReport', 'Report', 'shop_facts', 'report_shop', 'write_report']
 
-# %% ../../nbs/82_evaluation.report.ipynb #e1b85bcc
+# %% ../../nbs/82_evaluation.report.ipynb #c0fa4b1d
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +32,7 @@ from ..data.catalog import Catalog, jpeg_uri
 from ..data.interactions import Interactions
 from .metrics import DEFINITIONS, TIES
 from .protocol import COLD_BASELINES, SLICES, ColdRanking, Comparison, Judgement, cold_ranking, compare_all, warnings
+from ..page import LOOK
 from ..scorers.base import Missing, Scorer, contains
 
 # %% ../../nbs/82_evaluation.report.ipynb #0018b832
@@ -251,20 +252,10 @@ def examples(judgement: Judgement, catalog: Catalog, seed: int = 7) -> Gallery:
         found.append(Example(who, how, len(history), before, [tile(num, set()) for num in taken[:N_HISTORY]], lists))
     return Gallery(found, pictures)
 
-# %% ../../nbs/82_evaluation.report.ipynb #a9d790fa
-STYLE = """
-:root{color-scheme:light
- dark;--bg:#fbfaf7;--card:#fff;--ink:#23241f;--soft:#6d6e66;--line:#e6e4dc;--tint:#eef5ee;--good:#23825a;--bad:#b3372b;--warn:#fdf0ed}
-@media (prefers-color-scheme:dark){:root{--bg:#17181a;--card:#1f2124;--ink:#e8e6df;--soft:#9c9d95;--line:#34363a;--tint:#20332a;--good:#5cc596;
---bad:#f0857a;
- --warn:#3a2422}}
-*{box-sizing:border-box} body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 Inter,Helvetica,Arial,sans-serif}
-
-main{max-width:1180px;margin:0 auto;padding:36px 28px 80px} h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em}
-h2{font-size:22px;margin:52px 0 10px} h3{font-size:16px;margin:30px 0 8px} p{max-width:76ch;margin:6px 0} .soft{color:var(--soft)}
- small{font-size:12px}
-.facts{display:flex;flex-wrap:wrap;gap:8px 28px;margin:14px 0;padding:0;list-style:none} .facts b{display:block;font-size:18px;font-weight:600}
-.facts span{color:var(--soft);font-size:12.5px} nav a{color:inherit;margin-right:16px} .panel-card{background:var(--card);border:1px solid
+# %% ../../nbs/82_evaluation.report.ipynb #320e71c1
+STYLE = LOOK + """
+h2{font-size:22px;margin:52px 0 10px} h3{font-size:16px;margin:30px 0 8px} p{max-width:76ch;margin:6px 0} small{font-size:12px}
+nav a{color:inherit;margin-right:16px} .panel-card{background:var(--card);border:1px solid
  var(--line);
  border-radius:12px;padding:14px 18px;overflow-x:auto} .warning{background:var(--warn);border-left:4px solid
  var(--bad);border-radius:8px;padding:10px 16px;

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['als_tower']
 
-# %% ../../nbs/pipeline/12_als_tower.ipynb #a21544d4
+# %% ../../nbs/pipeline/12_als_tower.ipynb #b9757c36
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from threadpoolctl import threadpool_limits
 
 from ..data.split import load_window
 from ..scorers.als import AlsScorer
@@ -17,7 +19,8 @@ from ..towers.model import TowerConfig, width_of
 from ..towers.pairs import MAX_PAIRS, TowerShop, read_pairs
 from ..towers.train import TrainDials, save_trained, why_not
 
-# %% ../../nbs/pipeline/12_als_tower.ipynb #1bd2e768
+# %% ../../nbs/pipeline/12_als_tower.ipynb #c599af70
+@threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def als_tower(
     inputs: Mapping[str, Path],
     out_dir: Path,

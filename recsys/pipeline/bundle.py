@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['about_shop', 'bundle']
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #49fb666f
+# %% ../../nbs/pipeline/15_bundle.ipynb #1da6a59a
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..scorers.base import Missing
-from ..serving.bundle import SHOWN, Shop, load_shop, write_bundle
+from ..serving.bundle import SHOWN, Shop, load_shop, refuse_two_runs, write_bundle
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #7b5f4f4e
+# %% ../../nbs/pipeline/15_bundle.ipynb #46977c70
 def about_shop(spoken: Mapping[str, object], cutoff: Mapping[str, object], shop: Shop | None = None) -> dict:
     "What `bundle.json` says of a shop."
     said = {name: spoken.get(name) for name in SHOWN} | {"cutoff": dict(cutoff)}
@@ -26,6 +26,7 @@ def about_shop(spoken: Mapping[str, object], cutoff: Mapping[str, object], shop:
 
 def bundle(inputs: Mapping[str, Path], out_dir: Path, *, repeat: str = "", dials: Mapping[str, object] | None = None) -> dict:
     "Gather what answers questions, load it once, and say what is there."
+    refuse_two_runs(inputs)
     read = lambda step, name: json.loads((Path(inputs[step]) / name).read_text(encoding="utf-8"))
     spoken, cutoffs = read("events", "datasets.json"), read("split", "cutoffs.json")
     policies = {name: {"repeat": repeat or said.get("repeat") or "allow"} for name, said in spoken.items()}

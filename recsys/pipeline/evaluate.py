@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['evaluate']
 
-# %% ../../nbs/pipeline/14_evaluate.ipynb #3c43a20f
+# %% ../../nbs/pipeline/14_evaluate.ipynb #6f383e38
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from ..data.split import datasets, load_window, read_cutoffs
 from ..evaluation.protocol import gate, judge, lists_table, make_protocol, refuse
 from ..evaluation.report import Report, report_shop, write_report
 from ..recommend import allowed_items, load_scorers, sale_weeks
 
-# %% ../../nbs/pipeline/14_evaluate.ipynb #87f46a64
+# %% ../../nbs/pipeline/14_evaluate.ipynb #3b59d9eb
+@threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def evaluate(
     inputs: Mapping[str, Path],
     out_dir: Path,

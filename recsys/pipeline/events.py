@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['events']
 
-# %% ../../nbs/pipeline/01_events.ipynb #4a4d3a30
+# %% ../../nbs/pipeline/01_events.ipynb #fa4ecd91
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..data.engine import open_engine
-from ..datasets.base import ingest_all, shops
+from ..datasets.base import ingest_all, named_shops
 
-# %% ../../nbs/pipeline/01_events.ipynb #e9cae4f3
+# %% ../../nbs/pipeline/01_events.ipynb #4611d95b
 def events(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -26,7 +26,7 @@ def events(
 ) -> dict:
     "Take in the raw files of each shop."
     out, paths = Path(out_dir), {key: Path(path) for key, path in sources.items()}
-    names = list(datasets) or [name for name, spec in shops().items() if all(paths.get(key) for key in spec.sources)]
+    names = named_shops(datasets, paths)
     with open_engine(engine, out) as running:
         accounting, about = ingest_all(names, paths, out, running, columns, timestamp_unit)
     (out / "accounting.json").write_text(json.dumps(accounting, indent=1))

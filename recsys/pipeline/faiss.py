@@ -15,7 +15,7 @@ from ..data.schema import ITEMS, read_table
 from ..vectors.index import ItemIndex, ShopIndex
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/pipeline/08_faiss.ipynb #c61cae56
+# %% ../../nbs/pipeline/08_faiss.ipynb #81687b10
 def faiss(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -25,17 +25,18 @@ def faiss(
     text_dims: int = TEXT_DIMS,
     kind: str = "auto",
 ) -> dict:
-    "Write `item_vectors_<shop>`, `faiss_items_<shop>` (and `_select` where texts are dated) and the router `faiss_items.json`."
+    "Write `item_vectors_<shop>`, `faiss_items_<shop>` and the router `faiss_items.json` (and `_select` where texts are dated)."
     shops, summary = json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8")), {}
-    for window in ("_select", ""):  # the final one last: the router speaks of it
+    for window in ("_select", ""):
         dated = lambda name, window=window: (Path(inputs["text_embeddings"]) / f"text_embeddings_{name}{window}.safetensors").exists()
         stems = {name: f"{name}{window}" for name in shops if window == "" or dated(name)}
         fused = {name: _fused(inputs, name, window, image_weight, image_dims, text_dims) for name in stems}
         for name, one in fused.items():
             one.table.save(Path(out_dir) / f"item_vectors_{stems[name]}.safetensors")
             summary |= {f"{stems[name]}_{key}": n for key, n in one.counts.items()}
-        indexes = {name: ItemIndex.build(one.table, kind) for name, one in fused.items()}
-        ShopIndex(indexes, {name: one.counts for name, one in fused.items()}).save(out_dir, window)
+        if fused or not window:
+            indexes = {name: ItemIndex.build(one.table, kind) for name, one in fused.items()}
+            ShopIndex(indexes, {name: one.counts for name, one in fused.items()}).save(out_dir, window)
     return summary
 
 

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['tuned_weights', 'hybrid']
 
-# %% ../../nbs/pipeline/13_hybrid.ipynb #20ecc5c4
+# %% ../../nbs/pipeline/13_hybrid.ipynb #840ef95e
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from ..data.split import datasets
 from ..recommend import load_scorers, select_exam, select_inputs
@@ -26,7 +27,8 @@ def tuned_weights(inputs: Mapping[str, Path], dataset: str, default: Mapping[str
     table = candidate_table(ready, exam.queries, exam.targets, exam.allowed, exam.exclude, seed)
     return tune_hybrid(table, 10 * trials, seed, also=[{part: weight for part, weight in default.items() if part in ready}])
 
-# %% ../../nbs/pipeline/13_hybrid.ipynb #c3c74ce1
+# %% ../../nbs/pipeline/13_hybrid.ipynb #0005ac6f
+@threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def hybrid(
     inputs: Mapping[str, Path],
     out_dir: Path,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_embeddings']
 
-# %% ../../nbs/pipeline/06_image_embeddings.ipynb #9e80e655
+# %% ../../nbs/pipeline/06_image_embeddings.ipynb #578f0d53
 import csv
 import json
 import tempfile
@@ -15,12 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..content.encoders import load_encoder
+from ..content.encoders import NO_WEIGHTS, load_encoder
 from ..content.images import embed_images
 from ..data.schema import ITEMS, read_table
 from ..runs import project_dir
+from ..store import write_json
 
-# %% ../../nbs/pipeline/06_image_embeddings.ipynb #ec349e6a
+# %% ../../nbs/pipeline/06_image_embeddings.ipynb #9134eed1
 def image_embeddings(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -36,18 +37,21 @@ def image_embeddings(
     items = {name: table.filter(pc.and_(pc.equal(table["dataset"], name), pc.is_valid(table["image"]))) for name in shops}
     wanted = {name: rows for name, rows in items.items() if len(rows) and shops[name].get("image_root")}
     model = load_encoder(encoder, device, text=False) if wanted else None
-    about, broken = (model.about if model else {"asked": encoder, "taken": None, "why": "no shop here has pictures"}), []
+    about = model.about if model else {"asked": encoder, "taken": None, "why": "no shop here has pictures", "licence": NO_WEIGHTS}
+    broken, parts = [], {"parts_reused": 0, "parts_thrown_away": 0}
     with tempfile.TemporaryDirectory() as scratch:
         for name, rows in wanted.items():
             found = embed_images(*_places(rows, project_dir() / shops[name]["image_root"]), model.image, Path(work_dir or scratch) / name, batch_size)
             found.table.save(Path(out_dir) / f"image_embeddings_{name}.safetensors")
+            parts = {"parts_reused": parts["parts_reused"] + found.reused, "parts_thrown_away": parts["parts_thrown_away"] + found.thrown_away}
             images = dict(zip(rows["item_id"].to_pylist(), rows["image"].to_pylist(), strict=True))
             broken += [(name, one.item_id, images[one.item_id], one.reason) for one in found.broken]
             about.setdefault("shops", {})[name] = {"named": len(rows), "with_vector": len(found.table), "broken": len(found.broken)}
     with (Path(out_dir) / "broken_images.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("dataset", "item_id", "image", "reason"), *broken])
-    (Path(out_dir) / "encoder.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    return {"encoder": about["taken"], "why": about["why"], **{f"{name}_{key}": n for name, one in about.get("shops", {}).items() for key, n in one.items()}}
+    write_json(about, Path(out_dir) / "encoder.json")
+    why = {name: about[name] for name in ("why", "determinism") if name in about}
+    return {"encoder": about["taken"], **why, **parts, **{f"{name}_{key}": n for name, one in about.get("shops", {}).items() for key, n in one.items()}}
 
 
 def _places(rows: pa.Table, root: Path) -> tuple:

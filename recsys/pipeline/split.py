@@ -14,11 +14,11 @@ from pathlib import Path
 from ..data.engine import open_engine
 from ..data.split import datasets, split_shop
 
-# %% ../../nbs/pipeline/02_split.ipynb #f1684d50
+# %% ../../nbs/pipeline/02_split.ipynb #a5034d84
 def split(inputs: Mapping[str, Path], out_dir: Path, *, split: str = "time", test_days: int = 7, valid_days: int = 7, seed: int = 7) -> dict:
     "Split the events of each shop and read its items as of the cutoffs."
     out, cutoffs, counts = Path(out_dir), {}, {}
-    with open_engine(work=out) as engine:
+    with open_engine(work=out, in_order=True) as engine:
         for name, about in datasets(inputs).items():
             found, counts[name] = split_shop(engine, Path(inputs["events"]), out, name, about, split, test_days, valid_days, seed)
             cutoffs[name] = asdict(found)

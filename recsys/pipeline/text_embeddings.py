@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARES', 'BLOCK_DIMS', 'SAYS', 'WINDOWS', 'text_embeddings']
 
-# %% ../../nbs/pipeline/07_text_embeddings.ipynb #a61e85be
+# %% ../../nbs/pipeline/07_text_embeddings.ipynb #802a0029
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -14,12 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..content.encoders import Encoder, load_encoder
+from ..content.encoders import NO_WEIGHTS, Encoder, load_encoder
 from ..content.fuse import join
 from ..content.texts import TextVectors, embed_texts, embed_tokens
 from ..data.schema import ITEMS, read_table
+from ..store import write_json
 
-# %% ../../nbs/pipeline/07_text_embeddings.ipynb #a55ababf
+# %% ../../nbs/pipeline/07_text_embeddings.ipynb #c573353c
 SHARES = {"sentences": 0.5, "words": 0.5}  # H&M, items nobody had bought, recall@12: MiniLM .11, words .13, both .13; same product type: .84, .81, .85
 BLOCK_DIMS = 128  # numbers kept of each
 SAYS = {"opaque": ("title", "text", "category"), "natural": ("title", "text")}  # the words of a language name the category themselves
@@ -41,13 +42,15 @@ def text_embeddings(
     tables = {f"{name}{window}": items for name, window, says in wanted if (items := _items(Path(inputs["split"]), name, window, says)) is not None}
     kinds = {stem: kind_of[stem.removesuffix("_select")] for stem in tables}
     model = load_encoder(encoder, device, image=False) if "natural" in kinds.values() else None
-    about = model.about if model else {"asked": encoder, "taken": "tfidf", "why": "no shop here has texts in a natural language"}
+    none = {"asked": encoder, "taken": "tfidf", "why": "no shop here has texts in a natural language", "licence": NO_WEIGHTS}
+    about = model.about if model else none
     for stem, items in tables.items():
         found = _embed(items, kinds[stem], model, seed)
         found.table.save(Path(out_dir) / f"text_embeddings_{stem}.safetensors")
         about.setdefault("shops", {})[stem] = {"kind": kinds[stem], "space": found.table.space, "dims": found.table.dims, **found.about}
-    (Path(out_dir) / "encoder.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    return {"encoder": about["taken"], "why": about["why"], **{f"{stem}_with_vector": one["with_vector"] for stem, one in about.get("shops", {}).items()}}
+    write_json(about, Path(out_dir) / "encoder.json")
+    why = {name: about[name] for name in ("why", "determinism") if name in about}
+    return {"encoder": about["taken"], **why, **{f"{stem}_with_vector": one["with_vector"] for stem, one in about.get("shops", {}).items()}}
 
 
 def _items(folder: Path, dataset: str, window: str, says: Sequence[str]) -> pa.Table | None:

@@ -5,25 +5,27 @@
 # %% auto #0
 __all__ = ['SEARCHES', 'tune']
 
-# %% ../../nbs/pipeline/16_tune.ipynb #87b13e45
+# %% ../../nbs/pipeline/16_tune.ipynb #38ed2a5c
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from ..data.split import datasets
 from ..errors import SettingsError
 from ..recommend import select_exam
 from ..scorers.search import search_als, search_item_knn
 
-# %% ../../nbs/pipeline/16_tune.ipynb #28ba7e79
+# %% ../../nbs/pipeline/16_tune.ipynb #de143ead
 SEARCHES = {
     "als": lambda exam, trials, seed: search_als(exam, max(trials // 2, 1), seed),
     "item_knn": lambda exam, trials, seed: search_item_knn(exam, trials, seed),
 }
 
 
+@threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def tune(inputs: Mapping[str, Path], out_dir: Path, *, dials: Sequence[str] = ("als", "item_knn"), trials: int = 20, repeat: str = "", seed: int = 7) -> dict:
     "Search the dials of every shop; write dials.json and tune_trials.parquet."
     if unknown := sorted(set(dials) - set(SEARCHES)):

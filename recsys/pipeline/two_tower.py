@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['read_attributes', 'content_shop', 'two_tower']
 
-# %% ../../nbs/pipeline/11_two_tower.ipynb #2ddd0b51
+# %% ../../nbs/pipeline/11_two_tower.ipynb #955b15cc
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..data.catalog import Catalog, as_of
 from ..data.interactions import Interactions
@@ -22,7 +23,7 @@ from ..towers.pairs import ATTRIBUTES, NOTHING_KNOWN, Attributes, TowerShop, att
 from ..towers.train import TrainDials, save_trained, why_not
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/pipeline/11_two_tower.ipynb #f8150f13
+# %% ../../nbs/pipeline/11_two_tower.ipynb #026bd73c
 def read_attributes(events_dir: Path, dataset: str) -> Attributes:
     "What the shop says of its users."
     if not (path := Path(events_dir) / "users.parquet").exists():
@@ -47,6 +48,7 @@ def _vectors(inputs: Mapping[str, Path], interactions: Interactions, window: str
     return table.rows(interactions.items.ids, missing="nan"), table.space
 
 
+@threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def two_tower(
     inputs: Mapping[str, Path],
     out_dir: Path,

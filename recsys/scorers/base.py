@@ -138,7 +138,7 @@ def blocks(n: int, width: int) -> list[slice]:
     step = max(1, BLOCK // max(1, width))
     return [slice(start, start + step) for start in range(0, max(n, 1), step)]
 
-# %% ../../nbs/60_scorers.base.ipynb #0a4faf13
+# %% ../../nbs/60_scorers.base.ipynb #af5b9b99
 class VectorScorer(Scorer):
     "A scorer that is a product of a user vector and an item vector."
 
@@ -160,11 +160,19 @@ class VectorScorer(Scorer):
     def top_k(self, queries: Queries, k: int, allowed: np.ndarray | None = None, exclude: csr_array | None = None) -> TopK:
         "The k items with the largest products, searched exactly; items without a vector are never multiplied."
         self._check(queries)
-        has = np.isfinite(self.item_vectors[:, 0])
-        nums = np.flatnonzero(has if allowed is None else has & allowed)
-        items = self.item_vectors if len(nums) == len(has) else self.item_vectors[nums]
+        nums, items = self._offered(allowed)
         parts = [self._nearest(queries[part], k, nums, items, None if exclude is None else exclude[part]) for part in blocks(len(queries), 8 * k)]
         return TopK(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def _offered(self, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        "Nums and vectors of the items that may be found; kept, because a service asks for the same ones every time."
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[0] is not self.item_vectors or not np.array_equal(kept[1], allowed):
+            has = np.isfinite(self.item_vectors[:, 0])
+            nums = np.flatnonzero(has if allowed is None else has & allowed)
+            items = np.ascontiguousarray(self.item_vectors if len(nums) == len(has) else self.item_vectors[nums], dtype=np.float32)
+            self._kept = kept = (self.item_vectors, None if allowed is None else allowed.copy(), nums, items)
+        return kept[2:]
 
     def _nearest(self, queries: Queries, k: int, nums: np.ndarray, items: np.ndarray, exclude: csr_array | None) -> TopK:
         spare = 0 if exclude is None else int(np.diff(exclude.indptr).max(initial=0))  # so many may have to be left out again

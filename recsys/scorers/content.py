@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HALF_LIFE_DAYS', 'history_vectors', 'ContentScorer']
 
-# %% ../../nbs/65_scorers.content.ipynb #34c45b42
+# %% ../../nbs/65_scorers.content.ipynb #2e8db383
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from ..data.catalog import Catalog, as_of
 from ..data.interactions import Interactions, Queries
 from .base import VectorScorer
+from ..vectors.index import read_beside, refuse_other
 from ..vectors.table import VectorTable, unit_rows
 
 # %% ../../nbs/65_scorers.content.ipynb #f2f42901
@@ -39,7 +40,7 @@ def history_vectors(
     vectors[~np.any(summed != 0, axis=1)] = np.nan
     return vectors
 
-# %% ../../nbs/65_scorers.content.ipynb #9da0af32
+# %% ../../nbs/65_scorers.content.ipynb #ddcd61b4
 class ContentScorer(VectorScorer):
     "Likeness between a user's history and an item."
 
@@ -71,5 +72,9 @@ class ContentScorer(VectorScorer):
         window: str = "final",
         half_life_days: float = HALF_LIFE_DAYS,
     ) -> "ContentScorer":
-        "A scorer of the fused vectors of a shop, as of a window."
-        return cls.of(VectorTable.load(as_of(faiss_dir, "item_vectors", interactions.dataset, window, "safetensors")), interactions, half_life_days)
+        "A scorer of the fused vectors of a shop, as of a window; vectors that are not those of the index beside them are refused."
+        path = as_of(faiss_dir, "item_vectors", interactions.dataset, window, "safetensors")
+        table, index = VectorTable.load(path), path.with_name(f"{path.stem.replace('item_vectors', 'faiss_items', 1)}.index")
+        if index.exists():
+            refuse_other(read_beside(index), table, path.name)
+        return cls.of(table, interactions, half_life_days)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USERS_AT_ONCE', 'STEMS', 'TowerScorer', 'find_stem', 'load_tower', 'WithoutThePair', 'als_start']
 
-# %% ../../nbs/66_scorers.towers.ipynb #4d79ccea
+# %% ../../nbs/66_scorers.towers.ipynb #5f8830f1
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
@@ -15,14 +15,14 @@ import torch
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions, Queries
-from ..errors import MissingFileError, StrategyError
+from ..errors import MissingFileError, SpaceError, StrategyError
 from .als import AlsScorer
 from .base import Missing, VectorScorer
 from ..towers.model import HISTORY, Past
 from ..towers.pairs import block
 from ..towers.train import Start, TowerModel, compact, read_record
 
-# %% ../../nbs/66_scorers.towers.ipynb #5b4e4a74
+# %% ../../nbs/66_scorers.towers.ipynb #47e095e3
 USERS_AT_ONCE = 512
 STEMS = {"two_tower": "content_two_tower", "als_tower": "als_finetuned"}  # strategy -> what its artifact is called
 
@@ -98,12 +98,18 @@ def load_tower(
     interactions: Interactions,
     name: str = "two_tower",
     start: Callable[[Queries], np.ndarray] | None = None,
+    start_space: str | None = None,  # of the vectors `start` gives; another one than it was trained on is refused
 ) -> TowerScorer | Missing:
     "The tower of a shop, or why there is none."
     record: Mapping[str, object] = read_record(folder, find_stem(folder, interactions.dataset, name))
     if reason := record.get("missing", {}).get(interactions.dataset):
         return Missing(name, reason)
-    return TowerScorer.load(folder, interactions, name=name, start=start)
+    scorer = TowerScorer.load(folder, interactions, name=name, start=start)
+    trained_on = scorer.model.towers.config.spaces.get(interactions.dataset)
+    if start_space is not None and start_space != trained_on:
+        raise SpaceError(f"{name} of {interactions.dataset} was trained on vectors of {trained_on}, and would start from vectors of {start_space}: "
+                         f"they belong to two runs; run the step {name} again")  # fmt: skip
+    return scorer
 
 # %% ../../nbs/66_scorers.towers.ipynb #f12fa7f2
 class WithoutThePair:

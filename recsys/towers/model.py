@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TREND_SIZE', 'WAVES', 'LIKENESS', 'HISTORY', 'GAIN_OF_LIKENESS', 'UNSOLD', 'TowerConfig', 'width_of', 'Fingerprint',
-           'fingerprints_of', 'main_axes', 'bend', 'ContentItems', 'AlsItems', 'Past', 'add_up', 'Users', 'Towers',
-           'sampled_softmax', 'full_softmax']
+           'fingerprints_of', 'main_axes', 'bend', 'Likeness', 'ContentItems', 'AlsItems', 'Past', 'add_up', 'Users',
+           'Towers', 'sampled_softmax', 'full_softmax']
 
 # %% ../../nbs/51_towers.model.ipynb #716f449e
 from dataclasses import asdict, dataclass, field
@@ -107,10 +107,21 @@ def main_axes(
     made[: len(kept)] = kept
     return made
 
-# %% ../../nbs/51_towers.model.ipynb #cd733aa0
+# %% ../../nbs/51_towers.model.ipynb #3a4ad807
 def bend(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
     "A small network: in -> hidden -> out."
     return nn.Sequential(nn.LayerNorm(n_in), nn.Linear(n_in, hidden), nn.GELU(), nn.Linear(hidden, n_out))
+
+
+class Likeness(nn.Module):
+    "A vector on the main axes of its shop, at length 1; given, not learned."
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.register_buffer("axes", torch.zeros(LIKENESS, dims))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return functional.normalize(vectors @ self.axes.T, dim=1)
 
 
 class ContentItems(nn.Module):
@@ -125,7 +136,7 @@ class ContentItems(nn.Module):
         self.straight = nn.Linear(hidden, config.embedding_size, bias=False)
         self.bent = bend(hidden, hidden, config.embedding_size)
         self.fingerprints = fingerprints_of(config)
-        self.axes = nn.ParameterDict({shop: nn.Parameter(torch.zeros(LIKENESS, dims), requires_grad=False) for shop, dims in sorted(config.dims.items())})
+        self.likenesses = nn.ModuleDict({shop: Likeness(dims) for shop, dims in sorted(config.dims.items())})
         nn.init.eye_(self.straight.weight)
         with torch.no_grad():
             self.categories.weight.mul_(0.1)
@@ -136,7 +147,7 @@ class ContentItems(nn.Module):
         adapter = self.adapters[shop].weight
         nn.init.orthogonal_(adapter)
         axes = main_axes(vectors, max(len(adapter), LIKENESS))
-        self.axes[shop].copy_(axes[:LIKENESS])
+        self.likenesses[shop].axes.copy_(axes[:LIKENESS])
         n = min(*adapter.shape)
         adapter[:n] = axes[:n]
 
@@ -144,7 +155,7 @@ class ContentItems(nn.Module):
         adapted = self.adapters[shop](vectors)
         told = adapted + self.categories(categories).sum(dim=1) + self.prices(prices)
         taste = functional.normalize(self.straight(adapted) + self.bent(told), dim=1)
-        return torch.cat([taste, functional.normalize(vectors @ self.axes[shop].T, dim=1), self.fingerprints[shop](vectors)], dim=1)
+        return torch.cat([taste, self.likenesses[shop](vectors), self.fingerprints[shop](vectors)], dim=1)
 
 
 class AlsItems(nn.Module):

@@ -8,7 +8,7 @@ __all__ = ['VALID_SHARE', 'PART_ROWS', 'PAIRS', 'WINDOWS', 'EVER', 'TRENDS', 'MA
            'period_starts', 'period_of', 'epoch_rows', 'batches', 'Block', 'block', 'bucket', 'category_buckets',
            'attribute_buckets', 'Attributes', 'TowerShop']
 
-# %% ../../nbs/50_towers.pairs.ipynb #bc7efb51
+# %% ../../nbs/50_towers.pairs.ipynb #148d02aa
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.catalog import Catalog
+from ..data.catalog import Catalog, path_beginnings
 from ..data.interactions import Histories, Interactions
 from ..data.schema import DAY_MS
 from ..errors import MissingFileError, SchemaError
@@ -219,7 +219,7 @@ def block(
     ages = (at[:, None] - past.ts[places]) / DAY_MS if time_unit != "order" else np.tile(back - 1, (len(ends), 1))
     return Block(past.item_nums[places].astype(np.int64), known, np.where(known, ages, 0).astype(np.float32), past.codes[places].astype(np.int64))
 
-# %% ../../nbs/50_towers.pairs.ipynb #8bb4be13
+# %% ../../nbs/50_towers.pairs.ipynb #93a0fbc4
 BUCKETS = 1024
 LEVELS = 3  # of a category path
 
@@ -234,13 +234,8 @@ def category_buckets(
     dataset: str,
 ) -> np.ndarray:
     "(I, LEVELS) int64 buckets of the path's beginnings; 0 where there is no such level."
-    known = {path: _path_buckets(path, dataset) for path in set(paths) if isinstance(path, str)}
-    return np.array([known.get(path, [0] * LEVELS) for path in paths], dtype=np.int64).reshape(-1, LEVELS)
-
-
-def _path_buckets(path: str, dataset: str) -> list[int]:
-    parts = path.split(" > ")[:LEVELS]
-    return [bucket(f"{dataset}|{' > '.join(parts[: level + 1])}") if level < len(parts) else 0 for level in range(LEVELS)]
+    told = {path: [bucket(f"{dataset}|{beginning}") for beginning in path_beginnings(path)[:LEVELS]] for path in set(paths)}
+    return np.array([told[path] + [0] * (LEVELS - len(told[path])) for path in paths], dtype=np.int64).reshape(-1, LEVELS)
 
 
 def attribute_buckets(attributes: Sequence[dict[str, object]], dataset: str, width: int) -> np.ndarray:
