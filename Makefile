@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long demo api lab export lint clean
+.PHONY: help run test test-long trust demo api lab export lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,12 @@ test: $(STAMP)  ## every test, on the tiny shop
 
 test-long: $(STAMP)  ## the tests that take longer, too
 	$(BIN)/python -m pytest
+
+trust: $(STAMP)  ## the figures about trust, measured again: kills, damage, dirty data, determinism (over an hour)
+	$(BIN)/python benchmarks/determinism.py
+	$(BIN)/python benchmarks/damage.py
+	$(BIN)/python benchmarks/dirty_data.py
+	$(BIN)/python benchmarks/kills.py
 
 demo: $(STAMP)  ## the demo, in a browser
 	$(BIN)/recsys demo

@@ -1,6 +1,7 @@
 "What the tests share: where things are, and one run of the whole river on the tiny shop."
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,36 @@ def river(tmp_path, monkeypatch):
         monkeypatch.setattr(runner, name, getattr(runner, name))  # as they were, afterwards
     little_river.lay(tmp_path / "nbs")
     return tmp_path / "nbs"
+
+
+@pytest.fixture(scope="session")
+def finished_rivers(tmp_path_factory):
+    "Folders in which the little river was run with seed 1; with 1 and 2; with 1, 2 and 3. To be copied, not used."
+    import little_river
+
+    from recsys import runner
+
+    base, before = tmp_path_factory.mktemp("rivers"), {name: getattr(runner, name) for name in ("notebooks_dir", "RIVER", "STEPS")}
+    little_river.lay(base / "nbs")
+    for n in (1, 2, 3):
+        if n > 1:
+            shutil.copytree(base / f"{n - 1}", base / f"{n}")
+        little_river.go(base / f"{n}", seed=n)
+    for name, value in before.items():
+        setattr(runner, name, value)
+    return base
+
+
+@pytest.fixture
+def ready(river, finished_rivers):
+    "Puts the runs of seeds 1 to n into a folder, and returns them."
+    from recsys.runs import list_runs
+
+    def put(folder, n: int = 1):
+        shutil.copytree(finished_rivers / f"{n}" / "runs", folder / "runs")
+        return list_runs(folder / "runs")
+
+    return put
 
 
 @pytest.fixture

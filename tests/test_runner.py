@@ -15,23 +15,23 @@ from recsys.settings import Settings, load_settings, read_profiles
 from recsys.store import Store, verify
 
 
-def test_the_second_run_is_the_first(river, tmp_path):
-    first = go(tmp_path)
+def test_the_second_run_is_the_first(ready, tmp_path):
+    [first] = ready(tmp_path)
     assert statuses(first) == ["done"] * 3
     assert first.record["steps"][2]["summary"] == {"n": 4}
     assert go(tmp_path).folder == first.folder
     assert len(list((tmp_path / "runs" / "mine").iterdir())) == 1
 
 
-def test_a_changed_parameter_runs_again_and_the_old_stays(river, tmp_path):
-    first, second = go(tmp_path), go(tmp_path, seed=2)
+def test_a_changed_parameter_runs_again_and_the_old_stays(ready, tmp_path):
+    [first], second = ready(tmp_path), go(tmp_path, seed=2)
     assert statuses(second) == ["done"] * 3
     assert first.artifacts()["three"] != second.artifacts()["three"]
     verify(first.artifact("three"))
 
 
-def test_from_and_only_and_force(river, tmp_path):
-    go(tmp_path)
+def test_from_and_only_and_force(ready, tmp_path):
+    ready(tmp_path)
     assert statuses(go(tmp_path, from_step="two")) == ["skipped", "done", "done"]
     assert statuses(go(tmp_path, only="two")) == ["skipped", "done"]
     assert statuses(go(tmp_path, force=True)) == ["done"] * 3
@@ -67,16 +67,16 @@ def test_a_step_that_fails_is_failed_and_the_next_run_goes_on(river, tmp_path, h
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_an_altered_input_is_refused_by_name(river, tmp_path, damage):
-    made = go(tmp_path).artifacts()["one"] / "n.txt"
+def test_an_altered_input_is_refused_by_name(ready, tmp_path, damage):
+    made = ready(tmp_path)[0].artifacts()["one"] / "n.txt"
     content = made.read_bytes()
     made.unlink() if damage == "gone" else made.write_bytes(bytes([content[0] ^ 1]) if damage == "flip" else b"")
     with pytest.raises(ArtifactError, match=r"n\.txt.*--from one"):
         go(tmp_path, from_step="two")
 
 
-def test_an_unfinished_folder_is_made_anew(river, tmp_path):
-    artifact = go(tmp_path).artifacts()["two"]
+def test_an_unfinished_folder_is_made_anew(ready, tmp_path):
+    artifact = ready(tmp_path)[0].artifacts()["two"]
     (artifact / "manifest.json").unlink()
     assert statuses(go(tmp_path)) == ["skipped", "done", "skipped"]
 

@@ -52,8 +52,8 @@ little_river.lay(Path({nbs!r})); little_river.go(Path({folder!r}))
 """
 
 
-def test_fault_21_killed_at_any_moment(river, tmp_path):
-    clean = go(tmp_path / "clean")
+def test_fault_21_killed_at_any_moment(river, ready, tmp_path):
+    [clean] = ready(tmp_path / "clean")
     code = LITTLE.format(tests=str(ROOT / "tests"), nbs=str(river), folder=str(tmp_path))
     dice, done = random.Random(21), 0
     for _ in range(4):
@@ -139,8 +139,8 @@ def test_fault_26_a_notebook_is_given_only_what_it_declares(river, tmp_path):
     assert go(tmp_path, seed=3).record["steps"][0]["summary"] == {"n": 5}, "papermill would have passed the seed, and warned"
 
 
-def test_fault_27_disk_full(river, small_disk):
-    go(small_disk)
+def test_fault_27_disk_full(river, ready, small_disk):
+    ready(small_disk)
     write_step(river, "02_two", "pathlib.Path(out_dir, 'large').write_bytes(b'0' * 2**20)")
     with pytest.raises(ArtifactError, match=f"cannot write {small_disk}.*the disk is full.*runs_dir"):
         go(small_disk, seed=2)
@@ -150,8 +150,8 @@ def test_fault_27_disk_full(river, small_disk):
     assert statuses(go(small_disk, seed=2)) == ["skipped", "done", "done"]
 
 
-def test_fault_27_disk_full_for_the_record(river, small_disk):
-    run = go(small_disk)
+def test_fault_27_disk_full_for_the_record(ready, small_disk):
+    [run] = ready(small_disk)
     record, free = run.record, shutil.disk_usage(small_disk).free
     (small_disk / "filler").write_bytes(b"0" * (free - 512))
     with pytest.raises(ArtifactError, match="run.json: the disk is full"):
@@ -162,8 +162,8 @@ def test_fault_27_disk_full_for_the_record(river, small_disk):
     assert whole(small_disk) == 3
 
 
-def test_fault_27_read_only(river, small_disk):
-    run = go(small_disk)
+def test_fault_27_read_only(ready, small_disk):
+    [run] = ready(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     try:
         with pytest.raises(ArtifactError, match=f"cannot write {small_disk}.*read-only disk.*runs_dir"):
@@ -193,8 +193,8 @@ def test_fault_28_two_runs_at_once(river, tmp_path):
     assert go(tmp_path).folder != first.folder or statuses(first) == ["done"] * 3
 
 
-def test_fault_29_stale_lock(river, tmp_path):
-    run = go(tmp_path)
+def test_fault_29_stale_lock(ready, tmp_path):
+    [run] = ready(tmp_path)
     for path in (run.lock, *run.store.root.glob(".locks/*")):
         path.write_text("run mine/long ago, process 999999")
     assert statuses(go(tmp_path, force=True)) == ["done"] * 3
@@ -211,13 +211,13 @@ def test_fault_30_artifact_damaged(tiny, tmp_path, kind):
     verify(copy)
 
 
-def test_fault_30_swapped_with_another_runs(river, tmp_path):
-    first, second = go(tmp_path), go(tmp_path, seed=2)
+def test_fault_30_swapped_with_another_runs(ready, tmp_path):
+    first, second = ready(tmp_path, 2)
     ours, theirs = first.artifacts()["one"], second.artifacts()["one"]
     kept = (ours / "n.txt").read_text()
     shutil.copy(theirs / "n.txt", ours / "n.txt")
     with pytest.raises(ArtifactError, match=r"n\.txt was altered: expected sha256 .*--from one"):
-        go(tmp_path, from_step="two")
+        go(tmp_path, only="two")
     (ours / "n.txt").write_text(kept)
     shutil.copy(theirs / MANIFEST, ours / MANIFEST)
     with pytest.raises(ArtifactError, match=f"its manifest is that of {theirs.name}"):
@@ -229,8 +229,8 @@ def test_fault_30_swapped_with_another_runs(river, tmp_path):
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_fault_30_another_format(river, tmp_path, number):
-    folder = go(tmp_path).artifacts()["one"]
+def test_fault_30_another_format(ready, tmp_path, number):
+    folder = ready(tmp_path)[0].artifacts()["one"]
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest.pop("seal")
     (folder / MANIFEST).write_text(sealed(manifest | {"format": number}))
@@ -238,14 +238,14 @@ def test_fault_30_another_format(river, tmp_path, number):
         go(tmp_path, from_step="two")
 
 
-def test_fault_30_a_skipped_step_looks_at_sizes(river, tmp_path):
-    (go(tmp_path).artifacts()["three"] / "n.txt").write_text("")
+def test_fault_30_a_skipped_step_looks_at_sizes(ready, tmp_path):
+    (ready(tmp_path)[0].artifacts()["three"] / "n.txt").write_text("")
     with pytest.raises(ArtifactError, match="n.txt was altered: expected 1 bytes.*--from three"):
         go(tmp_path)
 
 
-def test_fault_30_the_command_says_which(river, tmp_path):
-    run = go(tmp_path)
+def test_fault_30_the_command_says_which(ready, tmp_path):
+    [run] = ready(tmp_path)
     assert recsys("store", "verify", "--runs-dir", str(tmp_path / "runs")).returncode == 0
     (run.artifacts()["two"] / "n.txt").write_text("7")
     done = recsys("store", "verify", "--runs-dir", str(tmp_path / "runs"))
@@ -255,8 +255,8 @@ def test_fault_30_the_command_says_which(river, tmp_path):
         assert recsys("store", "verify", "--runs-dir", str(tmp_path / empty)).returncode == 0
 
 
-def test_fault_30_a_run_nobody_can_read(river, tmp_path):
-    run = go(tmp_path)
+def test_fault_30_a_run_nobody_can_read(ready, tmp_path):
+    [run] = ready(tmp_path)
     (run.folder / "run.json").write_text('{"steps": [')
     assert open_run("mine", runs_dir=tmp_path / "runs").status == "damaged"
     with pytest.raises(ArtifactError, match="run.json should be the record of a run"):
@@ -266,9 +266,9 @@ def test_fault_30_a_run_nobody_can_read(river, tmp_path):
     assert statuses(go(tmp_path)) == ["skipped"] * 3
 
 
-def test_fault_32_changed_parameter_code_or_library(river, tmp_path, monkeypatch):
-    first = go(tmp_path)
-    assert statuses(go(tmp_path, seed=2)) == ["done"] * 3
+def test_fault_32_changed_parameter_code_or_library(river, ready, tmp_path, monkeypatch):
+    first, _ = ready(tmp_path, 2)
+    assert statuses(go(tmp_path, seed=3)) == ["done"] * 3
     write_step(river, "02_two", before="# a comment is no change")
     assert statuses(go(tmp_path)) == ["skipped"] * 3
     write_step(river, "02_two", before="extra = 0")
@@ -281,13 +281,13 @@ def test_fault_32_changed_parameter_code_or_library(river, tmp_path, monkeypatch
     assert after == before | {"python": "4.0.0"}
 
 
-def test_fault_33_clock_jumps_back(river, tmp_path, monkeypatch):
+def test_fault_33_clock_jumps_back(ready, tmp_path, monkeypatch):
     class Yesterday(datetime):
         @classmethod
         def now(cls, tz=None):
             return datetime(2020, 1, 1, tzinfo=tz)
 
-    first = go(tmp_path)
+    [first] = ready(tmp_path)
     monkeypatch.setattr(runs, "datetime", Yesterday)
     second = go(tmp_path, seed=2)
     assert second.folder.name < first.folder.name
@@ -315,8 +315,8 @@ def test_fault_37_a_killed_run_goes_on_to_the_same_bytes(tiny, tmp_path):
     assert hashes(open_run("tiny", runs_dir=tmp_path / "runs")) == hashes(tiny)
 
 
-def test_gc_never_deletes_what_a_kept_run_refers_to(river, tmp_path):
-    kept = [go(tmp_path, seed=seed) for seed in (1, 2, 3)]
+def test_gc_never_deletes_what_a_kept_run_refers_to(ready, tmp_path):
+    kept = ready(tmp_path, 3)
     before = {run.name: hashes(run) for run in kept}
     assert not clear_garbage(tmp_path / "runs", everything=True, dry_run=False).paths
     gone = clear_garbage(tmp_path / "runs", keep=2, everything=True)
