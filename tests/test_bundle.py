@@ -41,7 +41,7 @@ def test_it_stands_alone(inputs, folder, tmp_path):
 
 def test_it_says_what_is_inside(folder):
     about = json.loads((folder / "bundle.json").read_text())
-    assert about["format"] == 1 and set(about["datasets"]) == {"wear", "parts"} and about["versions"]["numpy"]
+    assert about["format"] == 2 and set(about["datasets"]) == {"wear", "parts"} and about["versions"]["numpy"]
     assert about["datasets"]["parts"]["strategies"]["content"], "a strategy without its inputs has a reason"
     assert about["datasets"]["wear"]["n_users"] == made.N_USERS and about["datasets"]["wear"]["cutoff"]["test_at"] == made.AT
 
