@@ -24,6 +24,7 @@ STRATEGIES = {
     "content": ("Looks alike", "Pictures and descriptions close to what is in the history."),
     "als": ("Shared taste", "Collaborative filtering (ALS): what people with similar histories chose."),
     "item_knn": ("Chosen together", "What others chose along with the things in the history."),
+    "transitions": ("What comes next", "What others chose soon after the last things in the history."),
     "two_tower": ("Network on content", "A two-tower neural network that reads the history's pictures and texts."),
     "als_tower": ("Network on taste", "A two-tower neural network on top of collaborative filtering."),
     "repurchase": ("Buy again", "What this person chose before, the recent and the frequent first."),

@@ -6,7 +6,7 @@
 __all__ = ['SALE_WEEKS', 'MAKERS', 'WINDOWED', 'allowed_items', 'sale_weeks', 'exclusion', 'Recs', 'Recommender', 'Room',
            'hybrid_specs', 'load_scorers', 'select_inputs', 'select_exam']
 
-# %% ../nbs/70_recommend.ipynb #c24538c7
+# %% ../nbs/70_recommend.ipynb #648ba634
 import html
 import json
 import re
@@ -30,6 +30,7 @@ from .scorers.item_knn import ItemKnnScorer
 from .scorers.popularity import PopularityScorer
 from .scorers.repurchase import RepurchaseScorer
 from .scorers.search import Exam
+from .scorers.transitions import TransitionScorer
 
 # %% ../nbs/70_recommend.ipynb #3b15f747
 SALE_WEEKS = 4.0
@@ -166,7 +167,7 @@ class Recommender:
         ready = [name for name, scorer in self.scorers.items() if isinstance(scorer, Scorer)]
         return f"Recommender {self.interactions.dataset}: {', '.join(ready)}; {self.allowed.sum():,} of {len(self.allowed):,} items; repeat {self.repeat}"
 
-# %% ../nbs/70_recommend.ipynb #01d4abda
+# %% ../nbs/70_recommend.ipynb #daf04fcc
 class Room(NamedTuple):
     "What a strategy is built from."
 
@@ -209,6 +210,7 @@ MAKERS = {
     "popularity": lambda room: PopularityScorer(**room.dials.get("popularity", {})).fit(room.interactions),
     "repurchase": lambda room: RepurchaseScorer(**room.dials.get("repurchase", {})).fit(room.interactions),
     "item_knn": lambda room: ItemKnnScorer(**room.dials.get("item_knn", {})).fit(room.interactions),
+    "transitions": lambda room: TransitionScorer(**room.dials.get("transitions", {})).fit(room.interactions),
     "als": lambda room: AlsScorer.load(_needs(room, "als_import"), room.interactions),
     "content": _content,
     "two_tower": _two_tower,

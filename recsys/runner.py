@@ -375,7 +375,7 @@ def _call_seconds(executed: Path) -> float:
     "Seconds of the cell that calls the step."
     return sum(cell.seconds for cell in read_cells(executed) if _calls(cell.source))
 
-# %% ../nbs/05_runner.ipynb #2b37f0b4
+# %% ../nbs/05_runner.ipynb #9a93c472
 @contextmanager
 def _quiet_env():
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter."
@@ -439,7 +439,9 @@ def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]
     "The dials of each shop's models: those of the settings, and over them what `tune` found."
     item_knn = {"neighbours": settings.item_knn_neighbours, "weighting": settings.item_knn_weighting, "decay": settings.item_knn_decay,
                 "half_life_days": settings.item_knn_half_life_days}  # fmt: skip
-    dials = {dataset: {"item_knn": dict(item_knn), "content": {"half_life_days": settings.content_half_life_days}} for dataset in settings.datasets}
+    transitions = {"window": settings.transitions_window, "decay": settings.transitions_decay, "half_life_days": settings.transitions_half_life_days}
+    given = {"item_knn": item_knn, "transitions": transitions, "content": {"half_life_days": settings.content_half_life_days}}
+    dials = {dataset: {model: dict(values) for model, values in given.items()} for dataset in settings.datasets}
     if "tune" in made:
         for dataset, found in json.loads((made["tune"] / "dials.json").read_text()).items():
             dials[dataset] = dials.get(dataset, {}) | found

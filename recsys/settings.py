@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .errors import MissingFileError, SettingsError
 
-# %% ../nbs/02_settings.ipynb #956bf9e3
+# %% ../nbs/02_settings.ipynb #c60412c9
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -35,9 +35,9 @@ def _pairs(value: object) -> object:
 Words = Annotated[list[str], BeforeValidator(_split)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Weights = Annotated[dict[str, float], BeforeValidator(_pairs)]
-Dials = Annotated[list[Literal["als", "item_knn", "weights"]], BeforeValidator(_split)]
+Dials = Annotated[list[Literal["als", "item_knn", "transitions", "weights"]], BeforeValidator(_split)]
 
-# %% ../nbs/02_settings.ipynb #3468de79
+# %% ../nbs/02_settings.ipynb #023f3b5f
 class Settings(BaseModel):
     "Every dial of the workbench."
 
@@ -66,7 +66,7 @@ class Settings(BaseModel):
     # recommending
     repeat: str = Field("", pattern=r"^(|allow|forbid|window\(\d+\))$", description="already bought items: allow, forbid, window(days); empty = the shop's own")
     weights: Weights = Field({"content": 0.4, "als": 0.4, "als_tower": 0.2}, description="hybrid: weight of each strategy, e.g. content:.4,als:.4,als_tower:.2")
-    tune: Dials = Field([], description="searched on the valid window before the final fit: als, item_knn, weights")
+    tune: Dials = Field([], description="searched on the valid window before the final fit: als, item_knn, transitions, weights")
     tune_trials: int = Field(20, ge=1, description="trials of each search")
 
     # models
@@ -83,6 +83,9 @@ class Settings(BaseModel):
     item_knn_weighting: Literal["tfidf", "bm25", "cosine"] = Field("tfidf", description="item_knn: how co-visits are weighted")
     item_knn_decay: float = Field(0.8, gt=0, le=1, description="item_knn: weight left of a history event one place older, where only the order is known")
     item_knn_half_life_days: float = Field(60.0, gt=0, description="item_knn: a history event counts half after so many days")
+    transitions_window: int = Field(10, ge=1, description="transitions: events between which one item counts as following another")
+    transitions_decay: float = Field(0.7, gt=0, le=1, description="transitions: weight left of a history event one place older, where only the order is known")
+    transitions_half_life_days: float = Field(30.0, gt=0, description="transitions: a history event counts half after so many days")
     content_half_life_days: float = Field(14.0, gt=0, description="content: a history event counts half after so many days")
     tower_embedding_size: int = Field(64, ge=2, le=2048, description="towers: numbers in a vector")
     tower_epochs: int = Field(10, ge=1, description="towers: passes over the pairs at most (early stopping on valid)")

@@ -9,7 +9,7 @@ from conftest import ROOT, recsys
 from recsys.runs import open_run
 from recsys.store import verify
 
-STRATEGIES = {"popularity", "repurchase", "item_knn", "als", "content", "two_tower", "als_tower", "hybrid_generalizable", "hybrid"}
+STRATEGIES = {"popularity", "repurchase", "item_knn", "transitions", "als", "content", "two_tower", "als_tower", "hybrid_generalizable", "hybrid"}
 METRICS = {"map", "recall", "ndcg", "mrr", "hit_rate", "user_coverage", "item_coverage"}
 
 

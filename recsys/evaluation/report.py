@@ -98,10 +98,10 @@ def print_metrics(rows: Sequence[dict], console: Console | None = None) -> None:
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         console.print(metrics_table(rows, dataset))
 
-# %% ../../nbs/82_evaluation.report.ipynb #e004cf91
-COLOURS = {"popularity": "#8f8f88", "repurchase": "#b3854f", "item_knn": "#c99a12", "als": "#3f7fd6", "content": "#2f9e6e", "two_tower": "#8a63d2",
-           "als_tower": "#2aa3b8", "hybrid_generalizable": "#d9679a", "hybrid": "#d14d41", "hybrid_default": "#e0876a", "ranker": "#7a4f9e",
-           "random": "#8f8f88", "newest_of_category": "#b3854f"}  # fmt: skip
+# %% ../../nbs/82_evaluation.report.ipynb #462a72c0
+COLOURS = {"popularity": "#8f8f88", "repurchase": "#b3854f", "item_knn": "#c99a12", "transitions": "#8f9d2f", "als": "#3f7fd6", "content": "#2f9e6e",
+           "two_tower": "#8a63d2", "als_tower": "#2aa3b8", "hybrid_generalizable": "#d9679a", "hybrid": "#d14d41", "hybrid_default": "#e0876a",
+           "ranker": "#7a4f9e", "random": "#8f8f88", "newest_of_category": "#b3854f"}  # fmt: skip
 ANY_COLOUR = "#7d8590"
 
 

@@ -181,7 +181,7 @@ class VectorScorer(Scorer):
         scores = found.scores if exclude is None else np.where(contains(exclude, listed), np.float32(np.nan), found.scores)
         return best(scores, k, listed)
 
-# %% ../../nbs/60_scorers.base.ipynb #6be197f8
+# %% ../../nbs/60_scorers.base.ipynb #29041cec
 class Missing(NamedTuple):
     "A strategy that cannot answer here, and why."
 
@@ -189,4 +189,4 @@ class Missing(NamedTuple):
     reason: str
 
 
-STRATEGIES = ("popularity", "repurchase", "item_knn", "als", "content", "two_tower", "als_tower", "hybrid_generalizable", "hybrid")
+STRATEGIES = ("popularity", "repurchase", "item_knn", "transitions", "als", "content", "two_tower", "als_tower", "hybrid_generalizable", "hybrid")

@@ -16,7 +16,7 @@ from ..data.catalog import Catalog
 from ..data.interactions import Histories, Interactions, Queries
 from .repurchase import SparseScorer, faded
 
-# %% ../../nbs/63_scorers.transitions.ipynb #030eca2b
+# %% ../../nbs/63_scorers.transitions.ipynb #b6cf466b
 class Steps(NamedTuple):
     "How transitions are counted."
 
@@ -53,8 +53,8 @@ def _steps(past: Histories, steps: Steps, low: int, high: int) -> Iterator[tuple
     rows, nums = past.row_of_event, past.item_nums
     for gap in range(1, min(steps.window, max(len(nums) - 1, 1)) + 1):
         first, second = nums[:-gap], nums[gap:]
-        counted = (rows[:-gap] == rows[gap:]) & (first != second)
         together = past.ts[:-gap] == past.ts[gap:]
+        counted = (rows[:-gap] == rows[gap:]) & ((first != second) | ~together)  # the same thing again, later, is a step too
         for start, end, weight in ((first, second, np.float32(1)), (second, first, np.where(together, np.float32(1), np.float32(steps.backward)))):
             here = counted & (start >= low) & (start < high)
             yield start[here], end[here], (np.broadcast_to(weight, here.shape)[here] * np.float32(steps.fade) ** (gap - 1)).astype(np.float32)
