@@ -68,7 +68,7 @@ def files_of(store: Store, step: str) -> dict[str, str]:
     return {file: about["sha256"] for folder in store.artifacts() for file, about in verify(folder)["files"].items() if folder.parent.name == step}
 
 
-def kill_steps(run: Run, runs_dir: Path, n: int, seed: int) -> dict[str, int]:
+def kill_steps(run: Run, runs_dir: Path, n: int, seed: int, workers: int) -> dict[str, int]:
     "n kills, the steps in turn, at a random moment of each."
     clean, dice, steps = hashes(run), random.Random(seed), list(run.artifacts())
     base = scratch()
@@ -91,7 +91,7 @@ def kill_steps(run: Run, runs_dir: Path, n: int, seed: int) -> dict[str, int]:
         print(f"{number + 1:4} {step:18} at {moment:4.0%}", *words, flush=True)
         return alive, len(bad), not same
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(one, tasks))
     shutil.rmtree(base)
     return dict(zip(("killed", "torn", "different"), map(sum, zip(*results, strict=True)), strict=True))
@@ -99,32 +99,45 @@ def kill_steps(run: Run, runs_dir: Path, n: int, seed: int) -> dict[str, int]:
 
 def kill_runs(run: Run, seconds: float, n: int, seed: int) -> dict[str, int]:
     "n kills of whole runs, two to a store; then each is resumed to its end."
-    clean, dice = hashes(run), random.Random(seed)
+    clean, dice, n_steps = hashes(run), random.Random(seed), len(run.artifacts())
     counts = {"killed": 0, "torn": 0, "different": 0, "redone": 0}
     for chain in range((n + 1) // 2):
-        runs_dir, finished = scratch(), 0
+        runs_dir = scratch()
+        store = Store(runs_dir / ".store")
         for _ in range(2):
+            known, finished = {run.folder for run in list_runs(runs_dir)}, artifacts(store)
             process = run_tiny(runs_dir)
-            time.sleep(dice.uniform(2, 0.9 * seconds))
+            time.sleep(dice.uniform(2, max(3, 0.9 * seconds * (1 - len(finished) / n_steps))))
+            counts["killed"] += process.poll() is None
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            counts["killed"] += 1
-            counts["torn"] += len(torn(Store(runs_dir / ".store")))
-            last = list_runs(runs_dir)[-1].record["steps"] if list_runs(runs_dir) else []
-            counts["redone"] += sum(step["status"] == "done" for step in last[:finished])
-            finished = len(Store(runs_dir / ".store").artifacts())
+            counts["torn"] += len(torn(store))
+            counts["redone"] += redone(runs_dir, known, finished)
+        known, finished = {run.folder for run in list_runs(runs_dir)}, artifacts(store)
         resumed = finish_tiny(runs_dir)
-        counts["redone"] += sum(step["status"] == "done" for step in resumed.record["steps"][:finished])
+        counts["redone"] += redone(runs_dir, known, finished)
         counts["different"] += len(different(clean, hashes(resumed)))
-        print(f"chain {chain + 1}: {finished} steps were finished when it was killed last; {counts}", flush=True)
+        print(f"chain {chain + 1}: {len(finished)} steps were finished when it was killed last; {counts}", flush=True)
         shutil.rmtree(runs_dir)
     return counts
+
+
+def artifacts(store: Store) -> set[tuple[str, str]]:
+    "(step, key) of what is finished."
+    return {(folder.parent.name, folder.name) for folder in store.artifacts()}
+
+
+def redone(runs_dir: Path, known: set[Path], finished: set[tuple[str, str]]) -> int:
+    "Steps that the runs made since then made again."
+    steps = [step for run in list_runs(runs_dir) if run.folder not in known for step in run.record["steps"]]
+    return sum(step["status"] == "done" and (step["step"], step["key"]) in finished for step in steps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200, help="kills of step functions")
     parser.add_argument("--runs", type=int, default=20, help="kills of whole runs")
+    parser.add_argument("--workers", type=int, default=2, help="step functions at a time")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--make", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -136,7 +149,7 @@ def main() -> None:
     whole = time.monotonic() - began
     if asked.steps:
         began = time.monotonic()
-        found = kill_steps(run, runs_dir, asked.steps, asked.seed)
+        found = kill_steps(run, runs_dir, asked.steps, asked.seed, asked.workers)
         text = f"{asked.steps} kills ({found['killed']} before the end): {found['torn']} torn, {found['different']} resumed to other bytes"
         record("kill -9 of step functions", text, time.monotonic() - began, f"python benchmarks/kills.py --steps {asked.steps} --runs 0")
     if asked.runs:
