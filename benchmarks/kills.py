@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import inspect
 import json
 import os
 import random
@@ -32,9 +33,9 @@ def make(runs_dir: Path, step: str, target: Path) -> None:
         values["sources"] = {name: value for name in origin["raw"] if (value := run.record["settings"][name])}
     module = importlib.import_module("recsys.scorers.als_fit" if step == "als" else f"recsys.pipeline.{step}")
     with lock(store.making(step, key), f"process {os.getpid()}"), store.staging(step, key) as out_dir:
-        declared = getattr(module, step).__kwdefaults__ or {}
-        places = {"work_dir": store.work_dir(step, key)} if "work_dir" in declared else {}
-        summary = getattr(module, step)({name: folders[name] for name in origin["inputs"]}, out_dir, **values, **places)
+        declared = inspect.signature(getattr(module, step)).parameters
+        values = {name: value for name, value in (values | {"work_dir": store.work_dir(step, key)}).items() if name in declared}
+        summary = getattr(module, step)({name: folders[name] for name in origin["inputs"]}, out_dir, **values)
         store.commit(out_dir, step, key, {"made_from": origin, "summary": json.loads(json.dumps(summary, default=str))})
 
 
