@@ -196,7 +196,7 @@ def about_shop(spec: DatasetSpec, source: Source, reading: Reading) -> dict[str,
              "dated": False, "display": dict(spec.display), "full_size": dict(spec.full_size)}  # fmt: skip
     return about | dict(reading.about) | {"notes": list(source.notes)}
 
-# %% ../../nbs/20_datasets.base.ipynb #4d933216
+# %% ../../nbs/20_datasets.base.ipynb #2d9110ba
 LISTED = 100_000  # rejected lines written out; all are counted
 CHUNK_ROWS = 4_000_000  # rows merged at a time: bounds the memory, whatever the size of the shop
 
@@ -254,12 +254,12 @@ def merge(engine: Engine, staged: ir.Table, spec: DatasetSpec, n_rows: int) -> l
     only = list(spec.event_weights) if len(spec.event_weights) == 1 else None  # a constant need not be grouped by
     kept = [part.select(dataset=ibis.literal(spec.name), user_id="user_id", item_id="item_id", event=ibis.literal(only[0]) if only else part.event,
                         ts="ts", quantity=part.quantity.cast("int32"), price="price") for part in parts]  # fmt: skip
-    return [in_order(part, n_rows) for part in kept]
+    return [in_order(part) for part in kept]
 
 
-def in_order(rows: ir.Table, n_rows: int) -> ir.Table:
-    "Rows sorted by all they hold, so that the file is the same byte for byte; a shop too large to sort in memory stays as the engine gives it."
-    return rows.order_by(*rows.columns) if n_rows <= CHUNK_ROWS else rows
+def in_order(rows: ir.Table) -> ir.Table:
+    "Rows sorted by all they hold: an engine gives them as its threads finish, and a file should be the same byte for byte."
+    return rows.order_by(*rows.columns)
 
 
 def _seen(engine: Engine, staged: Sequence[ir.Table], key: Sequence[str], what: str) -> ir.Table:
@@ -339,7 +339,7 @@ def find_lines(path: Path, wanted: Mapping[str, str], n_fields: int) -> Iterable
             if key in wanted:
                 yield number, text, key
 
-# %% ../../nbs/20_datasets.base.ipynb #c09e62ed
+# %% ../../nbs/20_datasets.base.ipynb #f1638de7
 def ingest(spec: DatasetSpec, source: Source, out: Path) -> tuple[dict[str, object], dict[str, object]]:
     "Write events, items, users, properties and rejects of one shop into `out`; returns its accounting and its `datasets.json` entry."
     reading = spec.read_events(source)
@@ -350,16 +350,14 @@ def ingest(spec: DatasetSpec, source: Source, out: Path) -> tuple[dict[str, obje
         join_files(list(paths.values()), events, EVENTS)
     dated = spec.read_properties(source) if spec.read_properties else None
     if dated is not None:
-        facts = in_order(dated.mutate(dataset=ibis.literal(spec.name)), sum(one.account["rows"] for one in source.taken.values()))
-        source.engine.write(facts, out / f"properties_{spec.name}.parquet", PROPERTIES)
+        facts, n_parts = dated.mutate(dataset=ibis.literal(spec.name)), 1 + sum(one.account["rows"] for one in source.taken.values()) // CHUNK_ROWS
+        parts = [in_order(facts.filter(facts.item_id % n_parts == part)) for part in range(n_parts)]
+        source.engine.write(parts, out / f"properties_{spec.name}.parquet", PROPERTIES)
     counts = _write_world(spec, source, staged, events, out)
     pq.write_table(pa.concat_tables([one.rejects for one in source.taken.values()]), out / f"rejects_{spec.name}.parquet", compression="zstd")
     about = about_shop(spec, source, reading) | {"dated": dated is not None}
     files = {name: one.account for name, one in source.taken.items()}
-    n_events = pq.read_metadata(events).num_rows
-    if n_events > CHUNK_ROWS:
-        source.notes.append(f"more than {CHUNK_ROWS:,} events are not sorted: their order in the file may differ from run to run, the rows do not")
-    return {"files": files, "events": n_events, **counts, "span": span(events), "notes": list(source.notes)}, about
+    return {"files": files, "events": pq.read_metadata(events).num_rows, **counts, "span": span(events), "notes": list(source.notes)}, about
 
 
 def span(events: Path) -> list[int]:
