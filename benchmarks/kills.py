@@ -54,6 +54,15 @@ def finish(runs_dir: Path, step: str, target: Path) -> float:
     return time.monotonic() - began
 
 
+def kill(process: subprocess.Popen) -> bool:
+    "Kill -9 to a process and all it started in its group; whether it was still at work."
+    alive = process.poll() is None
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return alive
+
+
 def torn(store: Store) -> list[str]:
     "Artifacts that do not verify."
     bad = []
@@ -81,9 +90,7 @@ def kill_steps(run: Run, runs_dir: Path, n: int, seed: int, workers: int) -> dic
         target = base / f"{number}"
         process = child(runs_dir, step, target)
         time.sleep(moment * usual[step])
-        alive = process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        alive = kill(process)
         bad = torn(Store(target))
         finish(runs_dir, step, target)
         same = files_of(Store(target), step) == clean[step]
@@ -109,9 +116,7 @@ def kill_runs(run: Run, seconds: float, n: int, seed: int) -> dict[str, int]:
             known, finished = {run.folder for run in list_runs(runs_dir)}, artifacts(store)
             process = run_tiny(runs_dir)
             time.sleep(dice.uniform(2, max(3, 0.9 * seconds * (1 - len(finished) / n_steps))))
-            counts["killed"] += process.poll() is None
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            counts["killed"] += kill(process)
             counts["torn"] += len(torn(store))
             counts["redone"] += redone(runs_dir, known, finished)
         known, finished = {run.folder for run in list_runs(runs_dir)}, artifacts(store)

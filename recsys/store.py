@@ -313,7 +313,7 @@ def measures(path: Path) -> dict[str, object]:
             return {"rows": max(sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b"")) - 1, 0)}
     return {}
 
-# %% ../nbs/03_store.ipynb #0b5eb32b
+# %% ../nbs/03_store.ipynb #02b007ad
 def _remedy(folder: Path) -> str:
     return f"make it anew: recsys run PROFILE --from {folder.parent.name}"
 
@@ -325,7 +325,7 @@ def read_manifest(folder: Path | str) -> dict:
         raise ArtifactError(f"expected a finished artifact in {folder}, found no {MANIFEST}; {_remedy(folder)}")
     manifest = unsealed(path, FORMAT, _remedy(folder))
     if (manifest["step"], manifest["key"]) != (folder.parent.name, folder.name):
-        raise ArtifactError(f"{folder} should hold artifact {folder.name} of step {folder.parent.name}, its manifest is that of "
+        raise ArtifactError(f"{path} should be the manifest of artifact {folder.name} of step {folder.parent.name}, got that of "
                             f"{manifest['key']} of step {manifest['step']}; {_remedy(folder)}")  # fmt: skip
     return manifest
 
