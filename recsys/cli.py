@@ -168,7 +168,7 @@ def _draw_where_absent(settings) -> None:
             raise
         shutil.rmtree(unfinished)
 
-# %% ../nbs/95_cli.ipynb #f5310db7
+# %% ../nbs/95_cli.ipynb #85c1d731
 class _Progress:
     "One line for each step; in a terminal one more for the step at work."
 
@@ -179,10 +179,10 @@ class _Progress:
         from recsys.runs import list_runs
 
         self.total, self.done = len(plan(settings.tune, settings.als_factors is not None)), 0
-        earlier = [step for run in list_runs(settings.runs_dir, profile) if run.status != "damaged" for step in run.record["steps"]]
+        self.runs = lambda: [run for run in list_runs(settings.runs_dir, profile) if run.status != "damaged"]
+        earlier = [step for run in self.runs() for step in run.record["steps"]]
         self.took = {step.name: step.seconds for step in expected.steps} if expected else {}
         self.took |= {step["name"]: step["seconds"] for step in earlier if step["status"] == "done"}
-        self.runs = lambda: [run for run in list_runs(settings.runs_dir, profile) if run.status != "damaged"]
         columns = (SpinnerColumn(), MofNCompleteColumn(), BarColumn(12), TextColumn("[bold]{task.description}"), TimeElapsedColumn(),
                    TextColumn("{task.fields[usual]}"), TextColumn("{task.fields[line]}", markup=False))  # fmt: skip
         self.live = Progress(*columns, console=console, transient=True) if console.is_terminal else None

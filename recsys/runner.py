@@ -375,7 +375,7 @@ def _call_seconds(executed: Path) -> float:
     "Seconds of the cell that calls the step."
     return sum(cell.seconds for cell in read_cells(executed) if _calls(cell.source))
 
-# %% ../nbs/05_runner.ipynb #9a93c472
+# %% ../nbs/05_runner.ipynb #d08634b6
 @contextmanager
 def _quiet_env():
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter."
@@ -401,11 +401,9 @@ def git_commit() -> str | None:
 
 def run_step(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], force: bool, say: Callable[[str], None]) -> dict:
     "Make the artifact of a step, or find it in the store; what to record of it in `run.json`."
-    store, notebook = run.store, notebooks_dir() / f"{planned.step.notebook}.ipynb"
-    inputs = planned.inputs(made)
-    values = parameters(planned, settings, notebook, tuned_dials(settings, made))
-    origin = made_from(planned, values, inputs, store.root / "raw_hashes.json")
-    key, step = json_hash(origin), planned.step.name
+    store, step, inputs = run.store, planned.step.name, planned.inputs(made)
+    notebook, values, origin = _asked(planned, settings, run, made)
+    key = json_hash(origin)
     entry = {"name": planned.name, "step": step, "window": planned.window, "key": key}
     if not force and (found := _found(run, step, key)):
         return entry | found
@@ -428,6 +426,13 @@ def run_step(planned: Planned, settings: Settings, run: Run, made: Mapping[str, 
     return entry | {"status": "done", **cost, "summary": done.summary}
 
 
+def _asked(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path]) -> tuple[Path, dict, dict]:
+    "(notebook, parameters, all that its artifact is made from) of a step in this run."
+    notebook = notebooks_dir() / f"{planned.step.notebook}.ipynb"
+    values = parameters(planned, settings, notebook, tuned_dials(settings, made))
+    return notebook, values, made_from(planned, values, planned.inputs(made), run.store.root / "raw_hashes.json")
+
+
 def _found(run: Run, step: str, key: str) -> dict | None:
     "What to record of an artifact that is in the store already; a torn one is refused."
     if not run.store.has(step, key):
@@ -447,7 +452,7 @@ def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]
             dials[dataset] = dials.get(dataset, {}) | found
     return dials
 
-# %% ../nbs/05_runner.ipynb #9319738c
+# %% ../nbs/05_runner.ipynb #462ec03c
 def run_river(
     profile: str,
     settings: Settings,
@@ -503,9 +508,7 @@ def _failed(run: Run, planned: Planned, problem: BaseException) -> dict:
 def _step_or_refuse(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], anew: bool, only: str | None, say: Callable) -> dict:
     if only is None or planned.name == only:
         return run_step(planned, settings, run, made, anew, say)
-    notebook = notebooks_dir() / f"{planned.step.notebook}.ipynb"
-    values = parameters(planned, settings, notebook, tuned_dials(settings, made))
-    key = json_hash(made_from(planned, values, planned.inputs(made), run.store.root / "raw_hashes.json"))
+    key = json_hash(_asked(planned, settings, run, made)[-1])
     if (found := _found(run, planned.step.name, key)) is None:
         raise StepError(f"--only {only} needs the artifact of {planned.name}, which is not in the store; run it first, or leave --only away")
     return {"name": planned.name, "step": planned.step.name, "window": planned.window, "key": key} | found

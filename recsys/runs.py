@@ -19,7 +19,7 @@ from pathlib import Path
 from .errors import ArtifactError, MissingFileError, StepError
 from .store import UNFINISHED, Store, cannot_write, held, lock, read_manifest, verify, why_refused, write_json
 
-# %% ../nbs/04_runs.ipynb #c024460d
+# %% ../nbs/04_runs.ipynb #c2ec813a
 @dataclass(frozen=True)
 class Run:
     "One run: `runs/<profile>/<time>/`."
@@ -100,7 +100,8 @@ class Run:
             raise MissingFileError(f"run {self.name} has no {file} of step {step}; it has {known or 'no tables'}")
         if path.suffix not in READERS:
             raise MissingFileError(f"{file} of step {step} is no table; tables end with {', '.join(READERS)}")
-        return READERS[path.suffix](pd)(path)
+        reader, options = READERS[path.suffix]
+        return getattr(pd, reader)(path, **options)
 
     def __repr__(self) -> str:
         record = self.record
@@ -112,8 +113,7 @@ class Run:
         return f"<p>{self!r}</p>" + pd.DataFrame(self.record["steps"]).drop(columns="key", errors="ignore").to_html(index=False)
 
 
-READERS = {".parquet": lambda pd: pd.read_parquet, ".csv": lambda pd: pd.read_csv,
-           ".json": lambda pd: lambda path: pd.read_json(path, precise_float=True)}  # fmt: skip
+READERS = {".parquet": ("read_parquet", {}), ".csv": ("read_csv", {}), ".json": ("read_json", {"precise_float": True})}  # of pandas
 
 
 def new_run(runs_dir: Path | str, profile: str, settings: Mapping[str, object], at: datetime | None = None) -> Run:
@@ -203,7 +203,7 @@ def step_output(out_dir: str | Path = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
-# %% ../nbs/04_runs.ipynb #5017f7d0
+# %% ../nbs/04_runs.ipynb #f9d6331f
 @dataclass(frozen=True)
 class Garbage:
     "What may be deleted."
@@ -219,15 +219,15 @@ def find_garbage(
     everything: bool = False,  # also unfinished work, and final artifacts that no run refers to
 ) -> Garbage:
     "What no kept run refers to, and what killed runs left lying about."
-    runs_dir, store = Path(runs_dir), Store(Path(runs_dir) / ".store")
-    runs = list_runs(runs_dir)
+    runs_dir = Path(runs_dir).resolve()  # as the published link is: the run it belongs to is known by it
+    store, runs = Store(runs_dir / ".store"), list_runs(runs_dir)
     if damaged := [run.name for run in runs if run.status == "damaged"]:
         raise ArtifactError(f"nobody can read what {damaged[0]}/run.json refers to, so nothing can be deleted safely; delete that run's folder first")
     published = (runs_dir / "current").resolve()
     by_profile = {profile: [run for run in runs if run.folder.parent.name == profile] for profile in {run.folder.parent.name for run in runs}}
     old = [run for one in by_profile.values() for run in (one[:-keep] if keep else [] if keep is None else one) if published not in run.artifacts().values()]
     needed = {folder for run in runs if run not in old for folder in run.artifacts().values()} | {published}
-    unused = [folder for folder in store.artifacts() if folder not in needed and folder.resolve() != published]
+    unused = [folder for folder in store.artifacts() if folder not in needed]
     gone = [folder for folder in unused if everything or not _is_final(folder)]
     left = [path for name in ("staging", "aside") for path in store.root.glob(f".{name}/*")] + list(runs_dir.rglob(f"{UNFINISHED}*"))
     work = [path for path in store.root.glob(".work/*/*") if everything or store.has(path.parent.name, path.name)]

@@ -8,7 +8,7 @@ __all__ = ['PACKAGES', 'CALLED', 'LIMITS', 'REFUSED', 'UNFINISHED', 'FORMAT', 'M
            'write_text', 'write_json', 'raw_hash', 'sealed', 'unsealed', 'Store', 'measures', 'read_manifest', 'verify',
            'check_files', 'lock', 'held']
 
-# %% ../nbs/03_store.ipynb #03ae03cc
+# %% ../nbs/03_store.ipynb #b657f01b
 import ast
 import errno
 import hashlib
@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -92,14 +93,14 @@ def code_hashes(module: str, found_by_itself: str = "") -> dict[str, str]:
             todo += imported
     return dict(sorted(found.items()))
 
-# %% ../nbs/03_store.ipynb #325aab8d
+# %% ../nbs/03_store.ipynb #aa95f325
 PACKAGES = ("recsys-workbench", "numpy", "pandas", "pyarrow", "duckdb", "scipy", "torch", "faiss-cpu", "implicit", "open_clip_torch", "papermill")
 CALLED = {"faiss": ("faiss-cpu",), "PIL": ("pillow",), "sklearn": ("scikit-learn",), "ibis": ("ibis-framework", "duckdb"), "open_clip": ("open_clip_torch",)}
 
 
-def versions(names: Iterable[str] = PACKAGES) -> dict[str, str | None]:
-    "Python and these distributions; None where one is not installed."
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+def versions() -> dict[str, str | None]:
+    "Python and the libraries that made something; None where one is not installed."
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(name: str) -> str | None:
@@ -353,7 +354,7 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, object] | None], 
         if content and (got := file_hash(path)) != expected["sha256"]:
             raise ArtifactError(f"{path} was altered: expected sha256 {expected['sha256'][:12]}, got {got[:12]}; {remedy}")
 
-# %% ../nbs/03_store.ipynb #6ae8f93c
+# %% ../nbs/03_store.ipynb #baf98f1f
 @contextmanager
 def lock(
     path: Path | str,
@@ -362,30 +363,34 @@ def lock(
     shared: bool = False,  # others may share it, nobody may have it alone
 ) -> Iterator[None]:
     "Hold a lock file; if somebody else does, an `ArtifactError` says who."
-    import fcntl
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as problem:
-            if problem.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+        if not _locked(file, shared):
             file.seek(0)
-            raise ArtifactError(f"{what or path.stem} is held by {file.read().strip() or 'another process'}; wait for it to end, then start again") from problem
+            raise ArtifactError(f"{what or path.stem} is held by {file.read().strip() or 'another process'}; wait for it to end, then start again")
         file.truncate(0)
         file.write(holder)
         file.flush()
         yield
 
 
+def _locked(file: IO, shared: bool) -> bool:
+    "Lock an open file, for as long as it is open; False where somebody else has it."
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as problem:
+        if problem.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
 def held(path: Path | str) -> bool:
-    "Whether somebody holds this lock now."
+    "Whether somebody holds this lock now; nothing is written."
     if not Path(path).exists():
         return False
-    try:
-        with lock(path, "", shared=True):
-            return False
-    except ArtifactError:
-        return True
+    with open(path, encoding="utf-8") as file:
+        return not _locked(file, shared=True)

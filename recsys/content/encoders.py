@@ -9,7 +9,7 @@ __all__ = ['PACKAGED', 'DISTRIBUTIONS', 'MINILM_TOKENIZER', 'MAX_TOKENS', 'DEFAU
            'offline_asked', 'faster_precision', 'ClipImages', 'ClipTexts', 'weights_hash', 'load_clip', 'load_encoder',
            'may_differ', 'clip_file', 'licence', 'settled']
 
-# %% ../../nbs/40_content.encoders.ipynb #d6922031
+# %% ../../nbs/40_content.encoders.ipynb #c825deca
 import hashlib
 import importlib.util
 import io
@@ -33,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..errors import ArtifactError, MissingDependencyError, MissingFileError, SettingsError
+from ..store import file_hash
 from ..vectors.table import unit_rows
 
 # %% ../../nbs/40_content.encoders.ipynb #d961aa77
@@ -594,7 +595,7 @@ def _packaged(encoder: str, device: str, image: bool, text: bool) -> Encoder:
     words = MiniLm(device) if text and encoder == "offline" else None  # tfidf learns its words from the shop's texts
     return Encoder(encoder, EfficientNetLite0(device=device) if image else None, words, {"device": device, "precision": "fp32"})
 
-# %% ../../nbs/40_content.encoders.ipynb #05b00fea
+# %% ../../nbs/40_content.encoders.ipynb #38030c86
 def settled(encoder: str) -> str:
     "What an encoder's name stands for right now: the model and its weights."
     if encoder == "auto":
@@ -612,5 +613,4 @@ def settled(encoder: str) -> str:
 @lru_cache
 def _content(path: Path, size: int, changed: int) -> str:
     "A short hash of a file; asked again only where size or time changed."
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return file_hash(path)[:12]

@@ -8,8 +8,7 @@ __all__ = ['KINDS', 'PARTS', 'CATEGORY', 'CHUNK_ROWS', 'LEARNS', 'JUDGES', 'Cuto
            'read_cutoffs', 'split_shop', 'Truth', 'Window', 'window_interactions', 'window_truth', 'step_folder',
            'load_window', 'window_catalog', 'export_csv', 'export_interactions']
 
-# %% ../../nbs/14_data.split.ipynb #38d0aa5e
-import hashlib
+# %% ../../nbs/14_data.split.ipynb #0df6d950
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from .engine import Engine
 from .interactions import NEVER, Interactions, from_events, load_interactions, save_interactions
 from .schema import DAY_MS, EVENT_KINDS, EVENTS, ITEMS, read_table
 from ..errors import MissingFileError, SchemaError, SettingsError, StepError
+from ..store import file_hash
 
 # %% ../../nbs/14_data.split.ipynb #92713a97
 KINDS = ("time", "leave_one_out", "files")
@@ -322,7 +322,7 @@ def window_catalog(inputs: Mapping[str, Path], dataset: str, window: str, intera
     catalog.table["price"] = prices
     return catalog
 
-# %% ../../nbs/14_data.split.ipynb #6dcb206c
+# %% ../../nbs/14_data.split.ipynb #133bcbcd
 def export_csv(interactions: Interactions, path: Path | str) -> str:
     "Write user, item, weight (nums; folded) as csv, sorted; returns the sha256 of the file."
     folded = interactions.matrix().tocoo()
@@ -330,8 +330,7 @@ def export_csv(interactions: Interactions, path: Path | str) -> str:
     with open(path, "wb") as file:
         file.write(b"user,item,weight\n")
         pacsv.write_csv(table, file, pacsv.WriteOptions(include_header=False))
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def export_interactions(interactions: Interactions, out: Path, window: str) -> dict[str, object]:

@@ -600,20 +600,21 @@ values(17, "hm", CUSTOMERS, "fashion_news_frequency", {"NONE": ("NONE", ""), "No
 values(17, "hm", CUSTOMERS, "club_member_status", {"empty": ("", "")})
 
 
-@mutation(20, "rr", "table", "hm")
-def one_user(d: Dirty) -> None:
+def keep_first(d: Dirty, column: str) -> None:
+    "Only the events of whom, or what, the first one is about."
     file = EVENTS_OF[d.name]
-    column = {"rr": "visitorid", "hm": "customer_id", "table": "user_id"}[d.name]
     only = d.fields(file, 1)[column]
     d.files[file] = [d.files[file][0], *(line for n, line in enumerate(d.files[file][1:], 1) if d.fields(file, n)[column] == only)]
+
+
+@mutation(20, "rr", "table", "hm")
+def one_user(d: Dirty) -> None:
+    keep_first(d, {"rr": "visitorid", "hm": "customer_id", "table": "user_id"}[d.name])
 
 
 @mutation(20, "rr", "table", "hm")
 def one_item(d: Dirty) -> None:
-    file = EVENTS_OF[d.name]
-    column = {"rr": "itemid", "hm": "article_id", "table": "item_id"}[d.name]
-    only = d.fields(file, 1)[column]
-    d.files[file] = [d.files[file][0], *(line for n, line in enumerate(d.files[file][1:], 1) if d.fields(file, n)[column] == only)]
+    keep_first(d, {"rr": "itemid", "hm": "article_id", "table": "item_id"}[d.name])
 
 
 @mutation(20, "rr", "table", "hm")

@@ -327,6 +327,22 @@ def test_gc_never_deletes_what_a_kept_run_refers_to(ready, tmp_path):
     assert whole(tmp_path) == 6
 
 
+def test_gc_keeps_the_published_run_wherever_it_is_called_from(ready, tmp_path, monkeypatch):
+    oldest = ready(tmp_path, 3)[0]
+    (tmp_path / "runs" / "current").symlink_to(Path(".store", "three", oldest.artifacts()["three"].name))
+    monkeypatch.chdir(tmp_path)
+    clear_garbage("runs", keep=1, everything=True, dry_run=False)
+    assert oldest.folder.exists() and hashes(oldest) and len(list_runs("runs")) == 2
+
+
+def test_whether_a_run_goes_on_is_seen_on_a_read_only_disk(ready, small_disk):
+    [run] = ready(small_disk)
+    run.write(status="running")
+    said = run.lock.read_text()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert run.status == "killed" and run.lock.read_text() == said
+
+
 def test_every_record_is_read_back_as_it_was_sealed(tmp_path):
     record = {"format": store.FORMAT, "step": "a", "words": 'quote " back \\ line \n é 👕', "number": 0.1 + 0.2, "none": None, "deep": [{"x": [1, 2.5e-9]}]}
     (tmp_path / "r.json").write_text(sealed(record), encoding="utf-8")
