@@ -156,7 +156,7 @@ def test_fault_27_disk_full_for_the_record(ready, small_disk):
     (small_disk / "filler").write_bytes(b"0" * (free - 512))
     with pytest.raises(ArtifactError, match="run.json: the disk is full"):
         run.write(settings={"words": "long " * 2000})
-    assert run.record == record
+    assert run.record == record and not list(run.folder.glob(f"{store.UNFINISHED}*"))
     with pytest.raises(ArtifactError, match="cannot write.*the disk is full"):
         go(small_disk, seed=2)
     assert whole(small_disk) == 3
