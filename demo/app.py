@@ -18,6 +18,7 @@ N_ITEMS, N_SIMILAR, N_HISTORY, N_PEOPLE = 15, 12, 24, 9
 MOST_PICKS = 30  # things a new visitor can pick
 
 STRATEGIES = {
+    "ranker": ("Ranker", "Candidates of all the others, put in order by a model that learned from past weeks what gets chosen."),
     "hybrid": ("Hybrid", "Blends looks, shared taste and a neural network: each covers what the others cannot see."),
     "hybrid_default": ("Hybrid, untuned", "The same blend with its default weights: .4 content, .4 shared taste, .2 network."),
     "hybrid_generalizable": ("Hybrid for newcomers", "Only from pictures, texts and behaviour: works for people and products nobody has seen before."),
@@ -25,9 +26,13 @@ STRATEGIES = {
     "als": ("Shared taste", "Collaborative filtering (ALS): what people with similar histories chose."),
     "item_knn": ("Chosen together", "What others chose along with the things in the history."),
     "transitions": ("What comes next", "What others chose soon after the last things in the history."),
+    "ease": ("Foretold together", "A regression of each product on all others (EASE): what the whole history foretells."),
     "two_tower": ("Network on content", "A two-tower neural network that reads the history's pictures and texts."),
     "als_tower": ("Network on taste", "A two-tower neural network on top of collaborative filtering."),
     "repurchase": ("Buy again", "What this person chose before, the recent and the frequent first."),
+    "same_product": ("Other colours", "Other colours and sizes of what is in the history."),
+    "segment_popularity": ("Bestsellers for you", "What sold most in the last week to people of the same age and favourite department."),
+    "trending": ("On the rise", "What sells much more these days than in the weeks before: the same for everyone."),
     "popularity": ("Bestsellers", "What sold most in the last week: the same for everyone."),
 }
 

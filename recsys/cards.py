@@ -27,7 +27,7 @@ def _at(value: int, unit: str) -> str:
     moment = datetime.fromtimestamp(value / 1000, UTC)
     return f"{moment:%Y-%m-%d}" if (moment.hour, moment.minute, moment.second) == (0, 0, 0) else f"{moment:%Y-%m-%d %H:%M}"
 
-# %% ../nbs/08_cards.ipynb #ddee16ae
+# %% ../nbs/08_cards.ipynb #6349d5a1
 def data_part(run: Run) -> Part:
     "Each shop: its window, its cutoffs, its size."
     accounts, abouts, cutoffs = (step_json(run, *place) for place in (("events", "accounting.json"), ("events", "datasets.json"), ("split", "cutoffs.json")))
@@ -59,12 +59,15 @@ def split_part(run: Run) -> Part:
     "How many events fell into which window."
     settings, kinds = run.record["settings"], step_json(run, "split", "cutoffs.json")
     said = {"time": f"The last {settings.get('test_days')} days are test, the {settings.get('valid_days')} before them valid.",
-            "leave_one_out": "Each user's last event is test, the one before it valid."}  # fmt: skip
+            "leave_one_out": "Each user's last event is test, the one before it valid.",
+            "sessions": f"The sessions that end in the last {settings.get('test_days')} days are test, those of the {settings.get('valid_days')} before valid."}
     rows = [(shop, *[f"{n[part]:,}" for part in ("train", "valid", "test")]) for shop, n in _summary(run, "split").items()]
     sentences = {said[cut["kind"]] for cut in kinds.values() if cut.get("kind") in said}
+    if back := settings.get("weeks_back"):
+        sentences.add(f"The data ends {back} test windows earlier than it could: what happened since is left out.")
     return Part("Split", tuple(sorted(sentences)), ("shop", "train", "valid", "test"), tuple(rows))
 
-# %% ../nbs/08_cards.ipynb #17460e63
+# %% ../nbs/08_cards.ipynb #f97ef804
 def encoder_part(run: Run) -> Part:
     "What images and texts were encoded with, why, and under which licence."
     rows = []
@@ -77,7 +80,7 @@ def encoder_part(run: Run) -> Part:
     return Part("Encoders", (), ("of", "asked for", "taken", "why", "licence", "space"), tuple(rows))
 
 
-_MODELS = ("als", "user_vectors", "two_tower", "als_tower", "faiss", "hybrid")  # steps with dials of a model
+_MODELS = ("neighbours", "als", "user_vectors", "two_tower", "als_tower", "faiss", "hybrid", "ranker")  # steps with dials of a model
 _NOT_DIALS = ("window", "seed", "dials", "weights", "repeat", "tune", "trials")
 
 
@@ -92,7 +95,8 @@ def models_part(run: Run) -> Part:
         if (folder := run.artifacts().get(step)) is not None:
             parameters = read_manifest(folder)["made_from"]["parameters"]
             rows += [(step, _dials(parameters))] if _dials(parameters) else []
-            tuned = {model: dials for models in (parameters.get("dials") or {}).values() for model, dials in models.items()} if step == "hybrid" else {}
+            given = (parameters.get("dials") or {}) if step in ("neighbours", "hybrid") else {}
+            tuned = {model: dials for models in given.values() for model, dials in models.items()}
             rows += [(model, _dials(dials)) for model, dials in tuned.items()]
     for shop, found in step_json(run, "hybrid", "weights.json").items():
         how = "tuned on valid" if found.get("tuned") else "as given"

@@ -25,7 +25,7 @@ from .runs import Run, list_runs
 from .settings import Settings
 from .store import machine_memory, read_manifest, verify
 
-# %% ../nbs/06_forecast.ipynb #90d6ca20
+# %% ../nbs/06_forecast.ipynb #09993b83
 @dataclass(frozen=True)
 class Sizes:
     "How large a shop is, or several together."
@@ -56,6 +56,7 @@ DRIVERS = {
     "split": Driver("events", "every event is put before or after a cutoff", alike=("engine",)),
     "interactions": Driver("events", "events are folded to pairs"),
     "tune": Driver("events", "each trial fits and judges", times=("tune_trials",)),
+    "neighbours": Driver("events", "every event meets those around it"),
     "als": Driver("events", "each sweep visits every pair", times=("als_epochs",), alike=("als_engine",)),
     "als_import": Driver("users", "one vector for each user and item, and users are more"),
     "image_embeddings": Driver("images", "every picture goes through the encoder", alike=("encoder", "device")),
@@ -66,6 +67,7 @@ DRIVERS = {
     "two_tower": Driver("events", "every pair is seen in every epoch", times=("tower_epochs",), alike=("device",)),
     "als_tower": Driver("events", "every pair is seen in every epoch", times=("tower_epochs",), alike=("device",)),
     "hybrid": Driver("judged", "weights are tried on users who are judged", alike=("tune",)),
+    "ranker": Driver("judged", "trees are grown on the candidates of users of past weeks", times=("ranker_trees",)),
     "evaluate": Driver("judged", "every judged user gets a list of every strategy"),
     "bundle": Driver("items", "vectors and cards of all items"),
 }  # fmt: skip

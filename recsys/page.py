@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# %% ../nbs/05_page.ipynb #c21e8fa3
+# %% ../nbs/05_page.ipynb #eff926a2
 class Cell(NamedTuple):
     "A cell of a table."
 
@@ -26,12 +26,13 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    "A heading, sentences, and a table under them; any of the three may be missing."
+    "A heading, sentences, a figure and a table under them; any of them may be missing."
 
     heading: str = ""
     sentences: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str | Cell, ...], ...] = ()
+    figure: Markup | str = ""  # svg, in html only: what it shows stands in the table too
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -47,7 +48,7 @@ class Part:
 
 _NUMBER = re.compile(r"^([+−–-]?\d[^a-z]*.{0,12}|–|)$")  # `12.3 MB`, `+0.0123`, `0.12 [0.10, 0.14]`, a dash, nothing
 
-# %% ../nbs/05_page.ipynb #44772078
+# %% ../nbs/05_page.ipynb #5dfd634c
 LOOK = """
 :root{color-scheme:light dark;--bg:#fbfaf7;--card:#fff;--ink:#23241f;--soft:#6d6e66;--line:#e6e4dc;--tint:#eef5ee;--good:#23825a;--bad:#b3372b;
  --warn:#fdf0ed}
@@ -78,6 +79,7 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name=
 PARTS = """{% for part in parts %}<section>{% if part.heading %}<h2>{{ part.heading }}</h2>{% endif %}
 {% if part.sentences|length > 1 %}<ul>{% for line in part.sentences %}<li>{{ line }}</li>{% endfor %}</ul>
 {% else %}{% for line in part.sentences %}<p>{{ line }}</p>{% endfor %}{% endif %}
+{% if part.figure %}<div class="panel">{{ part.figure }}</div>{% endif %}
 {% if part.rows %}{% set numeric = part.numeric %}<div class="panel"><table><thead><tr>
 {% for name in part.columns %}<th{% if numeric[loop.index0] %} class="number"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in part.cells %}<tr>{% for cell in row %}{% set kind = 'number' if numeric[loop.index0] else 'long words' if cell.text|length > 40 else 'words' %}

@@ -34,7 +34,7 @@ from .runs import Run, list_runs, new_run, project_dir
 from .settings import PATHS, Settings
 from .store import bare_hash, cannot_write, code_hashes, json_hash, libraries, lock, machine_memory, raw_hash, verify, versions, why_refused, write_text
 
-# %% ../nbs/05_runner.ipynb #241a698a
+# %% ../nbs/05_runner.ipynb #b354275d
 @dataclass(frozen=True)
 class Step:
     "One step of the river."
@@ -57,13 +57,14 @@ class Step:
 
 
 _DATA = ("events", "split", "interactions")
-_MODELS = (*_DATA, "als_import", "faiss", "user_vectors", "two_tower", "als_tower")
+_MODELS = (*_DATA, "neighbours", "als_import", "faiss", "user_vectors", "two_tower", "als_tower")
 _ENCODER = {"encoder": "recsys.content.encoders:settled"}
 RIVER = (
     Step("events", "01_events", package="recsys.datasets"),
     Step("split", "02_split", ("events",)),
     Step("interactions", "03_interactions", ("events", "split"), windowed=True),
     Step("tune", "16_tune", _DATA, selects=True),
+    Step("neighbours", "17_neighbours", ("interactions",), windowed=True),
     Step("als", "04_als", ("interactions",), windowed=True, prefix="als_", module="recsys.scorers.als_fit"),
     Step("als_import", "05_als_import", ("interactions", "als"), windowed=True),
     Step("image_embeddings", "06_image_embeddings", ("events",), settles=_ENCODER),
@@ -74,12 +75,13 @@ RIVER = (
     Step("two_tower", "11_two_tower", (*_DATA, "faiss", "train_pairs"), windowed=True, prefix="tower_"),
     Step("als_tower", "12_als_tower", (*_DATA, "als_import", "train_pairs"), windowed=True, prefix="tower_"),
     Step("hybrid", "13_hybrid", _MODELS, selects=True),
-    Step("evaluate", "14_evaluate", (*_MODELS, "hybrid"), keep="final"),
-    Step("bundle", "15_bundle", (*_MODELS, "hybrid"), keep="final"),
+    Step("ranker", "18_ranker", (*_MODELS, "hybrid"), prefix="ranker_", selects=True),
+    Step("evaluate", "14_evaluate", (*_MODELS, "hybrid", "ranker"), keep="final"),
+    Step("bundle", "15_bundle", (*_MODELS, "hybrid", "ranker"), keep="final"),
 )
 STEPS = {step.name: step for step in RIVER}
 
-# %% ../nbs/05_runner.ipynb #19a2c4d3
+# %% ../nbs/05_runner.ipynb #71521ac6
 @dataclass(frozen=True)
 class Planned:
     "A step in a window."
@@ -106,11 +108,11 @@ def plan(tune: Sequence[str] = (), factors_given: bool = False) -> list[Planned]
     for step in RIVER:
         if step.windowed and (weights or (dials and step.name == "interactions")):
             steps.append(Planned(step, "select"))
-        if not (step.name == "tune" and not dials) and not (step.name == "als" and factors_given):
+        if {"tune": dials, "ranker": weights, "als": not factors_given}.get(step.name, True):
             steps.append(Planned(step))
     return steps
 
-# %% ../nbs/05_runner.ipynb #e27c1f7a
+# %% ../nbs/05_runner.ipynb #07e4233f
 def notebooks_dir() -> Path:
     "The pipeline notebooks: of the checkout, else those that came with the package."
     package = Path(__file__).parent if "__file__" in globals() else project_dir() / "recsys"
@@ -146,9 +148,13 @@ _PLACES = ("inputs", "out_dir", "work_dir")  # where, not what: no part of a key
 SOURCES = tuple(name for name in PATHS if name not in ("runs_dir", "sample_dir", "als_factors"))
 
 
+_FITTED_IN = {"als": "als", "item_knn": "neighbours", "transitions": "neighbours", "ease": "neighbours"}  # model -> step
+
+
 def _of_interest(step: Step, dials: Mapping[str, dict]) -> dict[str, dict]:
-    "The dials that can change this step: those of als for als, the others for who loads the scorers."
-    found = {dataset: {model: values for model, values in models.items() if (model == "als") == (step.name == "als")} for dataset, models in dials.items()}
+    "The dials that can change this step: of the models fitted in it; of those fitted in no step, for who loads the scorers."
+    own = step.name if step.name in _FITTED_IN.values() else None
+    found = {dataset: {model: values for model, values in models.items() if _FITTED_IN.get(model) == own} for dataset, models in dials.items()}
     return {dataset: models for dataset, models in found.items() if models}
 
 
@@ -375,7 +381,7 @@ def _call_seconds(executed: Path) -> float:
     "Seconds of the cell that calls the step."
     return sum(cell.seconds for cell in read_cells(executed) if _calls(cell.source))
 
-# %% ../nbs/05_runner.ipynb #d08634b6
+# %% ../nbs/05_runner.ipynb #02da1650
 @contextmanager
 def _quiet_env():
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter."
@@ -445,11 +451,13 @@ def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]
     item_knn = {"neighbours": settings.item_knn_neighbours, "weighting": settings.item_knn_weighting, "decay": settings.item_knn_decay,
                 "half_life_days": settings.item_knn_half_life_days}  # fmt: skip
     transitions = {"window": settings.transitions_window, "decay": settings.transitions_decay, "half_life_days": settings.transitions_half_life_days}
-    given = {"item_knn": item_knn, "transitions": transitions, "content": {"half_life_days": settings.content_half_life_days}}
+    ease = {"regularization": settings.ease_regularization, "neighbours": settings.ease_neighbours, "max_items": settings.ease_items}
+    given = {"item_knn": item_knn, "transitions": transitions, "ease": ease, "content": {"half_life_days": settings.content_half_life_days}}
     dials = {dataset: {model: dict(values) for model, values in given.items()} for dataset in settings.datasets}
     if "tune" in made:
         for dataset, found in json.loads((made["tune"] / "dials.json").read_text()).items():
-            dials[dataset] = dials.get(dataset, {}) | found
+            known = dials.get(dataset, {})
+            dials[dataset] = known | {model: known.get(model, {}) | values for model, values in found.items()}
     return dials
 
 # %% ../nbs/05_runner.ipynb #462ec03c

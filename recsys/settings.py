@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .errors import MissingFileError, SettingsError
 
-# %% ../nbs/02_settings.ipynb #c60412c9
+# %% ../nbs/02_settings.ipynb #f2ea01f9
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -35,9 +35,9 @@ def _pairs(value: object) -> object:
 Words = Annotated[list[str], BeforeValidator(_split)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Weights = Annotated[dict[str, float], BeforeValidator(_pairs)]
-Dials = Annotated[list[Literal["als", "item_knn", "transitions", "weights"]], BeforeValidator(_split)]
+Dials = Annotated[list[Literal["als", "item_knn", "transitions", "ease", "weights"]], BeforeValidator(_split)]
 
-# %% ../nbs/02_settings.ipynb #023f3b5f
+# %% ../nbs/02_settings.ipynb #85dfae04
 class Settings(BaseModel):
     "Every dial of the workbench."
 
@@ -59,15 +59,21 @@ class Settings(BaseModel):
     sample_articles: int = Field(1500, ge=20, description="sample shop: articles")
 
     # split
-    split: Literal["time", "leave_one_out", "files"] = Field("time", description="what is held out: the last days, each user's last events, given files")
+    split: Literal["time", "leave_one_out", "sessions", "files"] = Field(
+        "time", description="what is held out: the last days, each user's last events, the last days' sessions (next item), given files")
     test_days: int = Field(7, ge=1, description="days of the test window")
     valid_days: int = Field(7, ge=1, description="days of the valid window before it")
+    weeks_back: int = Field(0, ge=0, description="the data ends so many test windows earlier: what happened since is left out (backtests)")
+    session_gap_minutes: int = Field(60, ge=1, description="split=sessions: a longer pause begins another session; very many where user_id is a session")
+    session_events: Words = Field([], description="split=sessions: kinds of events they are made of; empty = views, or all where a shop has none")
+    min_item_events: int = Field(5, ge=1, description="split=sessions: items with fewer events are left out")
 
     # recommending
     repeat: str = Field("", pattern=r"^(|allow|forbid|window\(\d+\))$", description="already bought items: allow, forbid, window(days); empty = the shop's own")
     weights: Weights = Field({"content": 0.4, "als": 0.4, "als_tower": 0.2}, description="hybrid: weight of each strategy, e.g. content:.4,als:.4,als_tower:.2")
-    tune: Dials = Field([], description="searched on the valid window before the final fit: als, item_knn, transitions, weights")
+    tune: Dials = Field([], description="searched on the valid window before the final fit: als, item_knn, transitions, ease, weights")
     tune_trials: int = Field(20, ge=1, description="trials of each search")
+    weights_by: Literal["", "history"] = Field("", description="hybrid: with tune=weights, weights of their own for users with 1, 2-5 and 6+ events")
 
     # models
     encoder: str = Field("auto", description="auto, offline, tfidf, MODEL/PRETRAINED of open_clip, hf-hub:ID, or MODEL/checkpoint file")
@@ -86,12 +92,17 @@ class Settings(BaseModel):
     transitions_window: int = Field(10, ge=1, description="transitions: events between which one item counts as following another")
     transitions_decay: float = Field(0.7, gt=0, le=1, description="transitions: weight left of a history event one place older, where only the order is known")
     transitions_half_life_days: float = Field(30.0, gt=0, description="transitions: a history event counts half after so many days")
+    ease_regularization: float = Field(250.0, gt=0, description="ease: how much a pair must be seen before it counts")
+    ease_neighbours: int = Field(300, ge=1, description="ease: weights kept for each item")
+    ease_items: int = Field(12_000, ge=2, description="ease: items at most, those most users have; memory and time grow with its square and cube")
     content_half_life_days: float = Field(14.0, gt=0, description="content: a history event counts half after so many days")
     tower_embedding_size: int = Field(64, ge=2, le=2048, description="towers: numbers in a vector")
     tower_epochs: int = Field(10, ge=1, description="towers: passes over the pairs at most (early stopping on valid)")
     tower_learning_rate: float = Field(2e-3, gt=0, description="towers: learning rate")
     tower_batch_size: int = Field(1024, ge=2, description="towers: pairs in a batch, each the others' negatives")
     tower_dataset: str = Field("both", description="two_tower: train on one shop by name, or both = all shops of the profile")
+    ranker_trees: int = Field(300, ge=1, description="ranker: trees at most (early stopping)")
+    ranker_learning_rate: float = Field(0.05, gt=0, description="ranker: how much each tree corrects")
     step_timeout_minutes: float = Field(0, ge=0, description="a step that takes longer is ended; 0 = no limit")
     seed: int = Field(7, ge=0, description="seed of everything random")
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from recsys.data.interactions import from_events, save_interactions
 from recsys.data.schema import DAY_MS, EVENTS, ITEMS, USERS, write_table
+from recsys.pipeline.neighbours import neighbours
 from recsys.vectors.table import VectorTable
 
 AT = 1_600_646_400_000  # 2020-09-21
@@ -91,7 +92,7 @@ def draw_events(dataset: str, users: list[int], items: list[int], seed: int) -> 
 
 def make_artifacts(folder: Path) -> dict[str, Path]:
     "The artifacts of a run, as far as the bundle needs them."
-    inputs = {step: folder / step for step in ("events", "split", "interactions", "faiss", "hybrid")}
+    inputs = {step: folder / step for step in ("events", "split", "interactions", "neighbours", "faiss", "hybrid")}
     for path in inputs.values():
         path.mkdir(parents=True)
     wear, parts = wear_items(folder / "raw" / "images"), parts_items()
@@ -119,4 +120,5 @@ def make_artifacts(folder: Path) -> dict[str, Path]:
     (inputs["hybrid"] / "weights.json").write_text(json.dumps({
         "wear": {"hybrid": {"weights": {"content": 0.5, "item_knn": 0.3, "popularity": 0.2}}},
         "parts": {"hybrid": {"weights": {"item_knn": 0.8, "popularity": 0.2}}}}))
+    neighbours(inputs, inputs["neighbours"])
     return inputs

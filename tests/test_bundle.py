@@ -9,6 +9,7 @@ import serving_shop as made
 
 from recsys.errors import ArtifactError, MissingFileError, RecsysError, StrategyError, UnknownIdError
 from recsys.pipeline.bundle import bundle
+from recsys.recommend import NEIGHBOURS
 from recsys.scorers.base import Missing
 from recsys.serving.bundle import find_bundle, load_bundle
 from recsys.serving.engine import Engine, Event, open_engine
@@ -50,7 +51,10 @@ def test_same_inputs_same_version(inputs, folder, tmp_path):
     assert bundle(inputs, tmp_path)["version"] == json.loads((folder / "bundle.json").read_text())["version"]
 
 
-@pytest.mark.parametrize("strategy", ["popularity", "repurchase", "item_knn", "content", "hybrid"])
+NEW = ["segment_popularity", "trending", "same_product", "transitions", "ease"]
+
+
+@pytest.mark.parametrize("strategy", ["popularity", "repurchase", "item_knn", *NEW, "content", "hybrid"])
 def test_the_engine_gives_the_lists_of_the_evaluation(engine, strategy):
     "Asked one by one, each user gets what the strategy gives when it is asked for all at once."
     shop = engine.shop("wear")
@@ -62,6 +66,30 @@ def test_the_engine_gives_the_lists_of_the_evaluation(engine, strategy):
         reply = engine.recommend(user, strategy=strategy, k=10, dataset="wear")
         expected = shop.catalog.items.ids[nums[nums >= 0]].tolist()
         assert [card.item_id for card in reply.items][: len(expected)] == expected
+
+
+def test_what_was_fitted_once_is_never_fitted_again(folder, monkeypatch):
+    for kind in NEIGHBOURS.values():
+        monkeypatch.setattr(kind, "make_table", lambda *of: pytest.fail("fitted again"))
+    shops = load_bundle(folder).shops
+    assert all(isinstance(shops["wear"].scorers[name], kind) for name, kind in NEIGHBOURS.items())
+    assert shops["parts"].scorers["same_product"] == Missing("same_product", "no two items of parts have the same product_code")
+
+
+def test_a_bundle_without_the_step_says_so(inputs, tmp_path):
+    bundle({step: path for step, path in inputs.items() if step != "neighbours"}, tmp_path)
+    scorers = load_bundle(tmp_path).shops["wear"].scorers
+    assert {scorers[name].reason for name in NEIGHBOURS} == {"the step neighbours was not run"}
+
+
+def test_a_bit_of_a_table_is_enough_to_be_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    content = bytearray((path := copy / "neighbours" / "ease_wear.safetensors").read_bytes())
+    content[-9] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="neighbours/ease_wear.safetensors was altered"):
+        load_bundle(copy)
 
 
 def test_more_items_do_not_change_the_first(engine):

@@ -1,15 +1,14 @@
-"""The hybrid: silence, floors, and a search that is not worse than its best part."""
+"""The hybrid: silence, floors, candidates, weights by length of history."""
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
 from scorer_contract import N_ITEMS, made_up_shop
 
 from recsys.data.interactions import History, Query
 from recsys.errors import SettingsError
 from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Scorer
-from recsys.scorers.hybrid import HybridScorer, candidate_table, read_weights, tune_hybrid
+from recsys.scorers.hybrid import HybridScorer, read_weights
 from recsys.scorers.item_knn import ItemKnnScorer
 from recsys.scorers.popularity import PopularityScorer
 from recsys.scorers.repurchase import RepurchaseScorer
@@ -87,14 +86,10 @@ def test_the_sample_is_drawn_by_seed(shop, parts):
     assert np.array_equal(one, same) and len(one) == len(other)
 
 
-def test_tuning_is_not_worse_than_the_best_part(shop, parts):
-    asked = shop.resolve([Query("shop", history=History([int(shop.items.ids[n]) for n in shop.queries([user]).history(0)[:4]])) for user in range(60)])
-    rows = [(user, num) for user in range(60) for num in shop.queries([user]).history(0)[4:]]
-    targets = csr_array((np.ones(len(rows)), tuple(np.array(rows).T)), shape=(60, N_ITEMS))
-    targets.sum_duplicates()
-    table = candidate_table(parts, asked, targets)
-    alone = [table.mean_ap({part: 1.0}, dict.fromkeys(parts, "peak")) for part in parts]
-    found = tune_hybrid(table, trials=30)
-    assert found.value >= max(alone)
-    assert found.value == pytest.approx(table.mean_ap(found.weights, found.kinds), abs=2e-3)
-    assert tune_hybrid(table, trials=30).weights == found.weights
+def test_weights_of_their_own(shop, parts):
+    banded = HybridScorer(parts, "popularity:1", by_band={"6+": {"item_knn": 1.0}}).fit(shop)
+    asked = shop.resolve([Query("shop", user_id=0), Query("shop", history=History([101, 103])), Query("shop", user_id=987654)])
+    assert (shop.queries([0]).past.lengths >= 6).all()
+    for row, weights in enumerate(("item_knn:1", "popularity:1", "popularity:1")):
+        np.testing.assert_allclose(banded.score(asked)[row], HybridScorer(parts, weights).fit(shop).score(asked)[row], rtol=1e-5)
+    assert set(banded.scorers) == {"item_knn", "popularity"}

@@ -2,10 +2,30 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judged_shop import Flat, make_shop
+from scipy.stats import binom
 
 from recsys.errors import SchemaError
-from recsys.evaluation.metrics import DEFINITIONS, METRICS, coverage, hits, per_user, targets_of
-from recsys.scorers.base import contains
+from recsys.evaluation.metrics import (
+    BEYOND,
+    CONVENTIONS,
+    DEFINITIONS,
+    METRICS,
+    beyond,
+    conventions,
+    coverage,
+    gini,
+    hits,
+    item_facts,
+    per_user,
+    recall,
+    targets_of,
+)
+from recsys.scorers.base import VectorScorer, best, contains
+from recsys.scorers.hybrid import HybridScorer
+from recsys.scorers.repurchase import SparseScorer, best_stored
 
 KS = (1, 5, 10, 12, 20, 100)
 
@@ -26,13 +46,14 @@ def test_equal_to_ir_measures(seed):
     nums, targets = random_case(np.random.default_rng(seed))
     qrels = [ir.Qrel(str(user), str(item), 1) for user, item in zip(*targets.nonzero(), strict=True)]
     run = [ir.ScoredDoc(str(user), str(item), float(-place)) for user, row in enumerate(nums) for place, item in enumerate(row) if item >= 0]
-    theirs_of = {"map": ir.AP, "recall": ir.R, "ndcg": ir.nDCG, "mrr": ir.RR, "hit_rate": ir.Success}
+    theirs_of = {"map": ir.AP, "recall": ir.R, "precision": ir.P, "ndcg": ir.nDCG, "mrr": ir.RR, "hit_rate": ir.Success}
     measures = {(name, k): measure @ k for name, measure in theirs_of.items() for k in KS}
     theirs = {key: np.zeros(len(nums)) for key in measures}
     key_of = {str(measure): key for key, measure in measures.items()}
     for value in ir.iter_calc(list(measures.values()), qrels, run):
         theirs[key_of[str(value.measure)]][int(value.query_id)] = value.value
     ours, n_targets = per_user(hits(nums, targets), KS), np.diff(targets.indptr)
+    assert set(theirs_of) == set(METRICS)
     for (name, k), values in ours.items():
         scale = n_targets / np.minimum(k, n_targets) if name == "map" else 1.0  # trec_eval divides by all targets, Kaggle by min(k, targets)
         np.testing.assert_allclose(values, theirs[name, k] * scale, rtol=0, atol=1e-9, err_msg=f"{name}@{k}")
@@ -62,10 +83,18 @@ def test_a_perfect_list_is_one_even_with_more_targets_than_places(name):
     assert value == (3 / 5 if name == "recall" else 1.0)
 
 
+def test_a_hand_made_case():
+    "Targets 3, 7 and 8; the list 5 3 9 8 1: hits at places 2 and 4."
+    found = hits(np.array([[5, 3, 9, 8, 1]]), targets_of([0, 0, 0], [3, 7, 8], (1, 10)))
+    expected = {"map": (1 / 2 + 2 / 4) / 3, "recall": 2 / 3, "precision": 2 / 5, "mrr": 1 / 2, "hit_rate": 1,
+                "ndcg": (1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3) + 1 / 2)}  # fmt: skip
+    assert {name: metric(found, 5)[0] for name, metric in METRICS.items()} == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_nothing_recommended_is_zero_not_left_out(name):
     targets = targets_of([0, 1], [3, 3], (2, 9))
-    assert METRICS[name](hits(np.array([[3, 1], [-1, -1]]), targets), 2).mean() == 0.5
+    assert METRICS[name](hits(np.array([[3, 1], [-1, -1]]), targets), 2).mean() == (0.25 if name == "precision" else 0.5)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -104,4 +133,156 @@ def test_coverage_counts_users_and_items():
 
 
 def test_every_metric_is_on_the_sheet():
-    assert [row.metric for row in DEFINITIONS] == [*METRICS, "user_coverage", "item_coverage"]
+    assert [row.metric for row in DEFINITIONS] == [*METRICS, "user_coverage", "item_coverage", *BEYOND]
+    assert all(all(row) for row in DEFINITIONS)
+
+
+# Plain loops over one user, one place, one pair at a time: the oracle for all metrics.
+
+
+def slow_metrics(row: list[int], taken: set[int], k: int) -> dict[str, float]:
+    shown = [num for num in row[:k] if num >= 0]
+    places = [place for place, num in enumerate(shown, 1) if num in taken]
+    ideal = sum(1 / np.log2(place + 1) for place in range(1, min(k, len(taken)) + 1))
+    return {"map": apk(taken, shown, k), "recall": len(places) / len(taken), "precision": len(places) / k,
+            "ndcg": sum(1 / np.log2(place + 1) for place in places) / ideal,
+            "mrr": 1 / places[0] if places else 0.0, "hit_rate": float(bool(places))}  # fmt: skip
+
+
+def slow_beyond(rows: list[list[int]], k: int, buyers, n_users: int, vectors, allowed, had: list[set[int]]) -> dict[str, float]:
+    shown = [[num for num in row[:k] if num >= 0] for row in rows]
+    news = [np.mean([-np.log2(max(buyers[num], 0.5) / n_users) for num in row]) for row in shown if row]
+    spread = []
+    for row in shown:
+        held = [vectors[num] for num in row if np.linalg.norm(vectors[num]) > 0]
+        pairs = [1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for i, a in enumerate(held) for b in held[:i]]
+        spread += [np.mean(pairs)] if pairs else []
+    counts = np.array([sum(num in row for row in shown) for num in np.flatnonzero(allowed)])
+    apart = np.abs(counts[:, None] - counts[None, :]).mean() / (2 * counts.mean()) if counts.sum() else np.nan
+    n_popular = int(np.ceil(0.01 * (buyers > 0).sum()))
+    popular = set(sorted(range(len(buyers)), key=lambda num: (-buyers[num], num))[:n_popular])
+    places = [(user, num) for user, row in enumerate(shown) for num in row]
+    share = lambda right: sum(right) / len(places) if places else np.nan
+    return {"novelty": np.mean(news) if news else np.nan, "ild": np.mean(spread) if spread else np.nan, "gini": apart,
+            "popularity_share": share([num in popular for _, num in places]),
+            "repeat_share": share([num in had[user] for user, num in places])}  # fmt: skip
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(2, 12), st.sampled_from([1, 3, 12]))
+@settings(max_examples=60, deadline=None)
+def test_all_metrics_equal_plain_loops(seed, n_users, n_items, k):
+    rng = np.random.default_rng(seed)
+    nums, targets = random_case(rng, n_users, n_items, width=min(6, n_items))
+    had = targets_of(rng.integers(0, n_users, 5), rng.integers(0, n_items, 5), (n_users, n_items))
+    buyers, allowed = rng.integers(0, 4, n_items), rng.random(n_items) < 0.7
+    allowed[0] = True
+    nums = np.where(allowed[nums], nums, -1)
+    vectors = rng.normal(size=(n_items, 3)).astype(np.float32)
+    vectors[rng.random(n_items) < 0.2] = 0
+    sets = [set(targets[[user]].indices.tolist()) for user in range(n_users)]
+    ours = per_user(hits(nums, targets), [k])
+    for user, row in enumerate(nums.tolist()):
+        packed = [num for num in row if num >= 0]
+        if packed == row[: len(packed)]:  # what a scorer gives: -1 only behind
+            assert {name: ours[name, k][user] for name in METRICS} == pytest.approx(slow_metrics(row, sets[user], k), abs=1e-12)
+    owned = [set(had[[user]].indices.tolist()) for user in range(n_users)]
+    told = beyond(nums, k, item_facts(buyers, n_users, vectors), allowed, contains(had, nums))
+    assert told == pytest.approx(slow_beyond(nums.tolist(), k, buyers, n_users, vectors, allowed, owned), abs=1e-5, nan_ok=True)
+
+
+def test_beyond_being_right_by_hand():
+    "Four users; item 0 was had by all four, item 1 by one, item 2 by none; items 0 and 1 look the same."
+    facts = item_facts(np.array([4, 1, 0]), 4, np.array([[1, 0], [2, 0], [0, 1]], np.float32))
+    nums, had = np.array([[0, 1], [0, 2], [0, -1], [-1, -1]]), np.array([[True, False], [False, False], [True, False], [True, True]])
+    told = beyond(nums, 2, facts, np.ones(3, dtype=bool), had)
+    expected = {"novelty": np.mean([1, 1.5, 0]), "ild": 0.5, "gini": 4 / 15, "popularity_share": 3 / 5, "repeat_share": 2 / 5}
+    assert told == pytest.approx(expected, abs=1e-7)
+    assert all(np.isnan(value) for value in beyond(np.full((2, 3), -1), 3, facts, np.ones(3, dtype=bool), np.zeros((2, 3), dtype=bool)).values())
+
+
+def test_diversity_is_not_asked_where_there_are_no_vectors():
+    told = beyond(np.array([[0, 1]]), 2, item_facts(np.array([1, 1]), 1), np.ones(2, dtype=bool), np.zeros((1, 2), dtype=bool))
+    assert np.isnan(told["ild"]) and told["gini"] == 0
+
+
+def test_gini_knows_its_ends():
+    assert gini(np.full(7, 3)) == pytest.approx(0) and gini(np.eye(1, 50, dtype=int)[0]) == pytest.approx(49 / 50)
+
+
+def test_conventions_are_what_the_libraries_compute():
+    "Ours and trec_eval's against this house's metrics and ir-measures; every seventh user has no recommendations."
+    ir = pytest.importorskip("ir_measures", reason="the independent library of the extra `dev`")
+    nums, targets = random_case(np.random.default_rng(4), n_users=60)
+    nums[::7] = -1
+    told = {row["library"]: row for row in conventions(nums, targets, 10)}
+    assert len(told) == len(CONVENTIONS) == 6
+    qrels = [ir.Qrel(str(user), str(item), 1) for user, item in zip(*targets.nonzero(), strict=True)]
+    run = [ir.ScoredDoc(str(user), str(item), float(-place)) for user, row in enumerate(nums) for place, item in enumerate(row) if item >= 0]
+    measures = {"map": ir.AP @ 10, "ndcg": ir.nDCG @ 10, "precision": ir.P @ 10}
+    theirs = ir.calc_aggregate(measures.values(), qrels, run)
+    here = [told["ir-measures (trec_eval)"][name] for name in measures]
+    assert here == pytest.approx([theirs[each] for each in measures.values()], abs=1e-9)
+    ours = per_user(hits(nums, targets), [10])
+    assert [told["here, Kaggle"][name] for name in ("map", "ndcg", "precision")] == pytest.approx(
+        [ours[name, 10].mean() for name in ("map", "ndcg", "precision")], abs=1e-12)  # fmt: skip
+    answered = (nums[:, :10] >= 0).any(axis=1)
+    assert told["recommenders"]["map"] == pytest.approx(ours["map", 10][answered].mean())
+    assert told["implicit"]["precision"] == pytest.approx(hits(nums, targets).marks[:, :10].sum() / np.minimum(10, np.diff(targets.indptr)).sum())
+
+
+# RecTools' own documented example: MAP(k=3) gives 0, 1, .5556, 1 and NDCG(k=3) gives 0, .46927873, .70391809, 1.
+
+
+def test_rectools_documented_example():
+    nums = np.array([[7, 8, -1, -1], [1, 2, -1, -1], [1, 2, 3, 4], [1, 2, 3, -1]])
+    targets = targets_of([0, 0, 1, 2, 2, 2, 3, 3, 3], [1, 2, 1, 1, 3, 4, 1, 2, 3], (4, 9))
+    row = next(row for row in conventions(nums, targets, 3) if row["library"] == "RecTools")
+    assert row["map"] == pytest.approx(np.mean([0, 1, 5 / 9, 1])) and row["ndcg"] == pytest.approx(np.mean([0, 0.46927873, 0.70391809, 1]), abs=1e-8)
+
+
+# Knowing nothing must give what chance gives, whichever search makes the list.
+
+SHOP = make_shop()[0]
+
+
+class Zeros(VectorScorer):
+    "Every product is 0."
+
+    name, item_vectors = "content", np.zeros((SHOP.n_items, 4), dtype=np.float32)
+
+    def user_vectors(self, queries):
+        return np.zeros((len(queries), 4), dtype=np.float32)
+
+
+class Nothing(SparseScorer):
+    "Stores zeros for what the user had."
+
+    name = "item_knn"
+
+    def stored(self, queries):
+        table = queries.matrix(self.interactions.n_items)
+        table.data[:] = 0
+        return table
+
+
+@pytest.mark.parametrize("k", [1, 10, 50])
+@pytest.mark.parametrize("scorer", [Flat(), Zeros(), HybridScorer({"content": Zeros().fit(SHOP), "als": Flat().fit(SHOP)}, "content:.5,als:.5")],
+                         ids=["all equal", "vectors of zeros", "hybrid of both"])  # fmt: skip
+def test_knowing_nothing_is_chance(scorer, k):
+    "Targets are uniform, so hits are binomial with k / items: the bounds hold but once in a million."
+    queries = SHOP.queries(np.tile(SHOP.users.ids[:200], 5))
+    targets = np.random.default_rng(k).integers(0, SHOP.n_items, size=len(queries))
+    top = scorer.fit(SHOP).top_k(queries, k)
+    n_hits = recall(hits(top.nums, targets_of(np.arange(len(queries)), targets, (len(queries), SHOP.n_items))), k).sum()
+    low, high = binom.interval(1 - 1e-6, len(queries), k / SHOP.n_items)
+    assert (top.nums >= 0).all() and low <= n_hits <= high
+
+
+def test_a_row_of_zeros_does_not_rank_the_target_first():
+    "The target is the last item: a rule of strictly better items would put it first."
+    assert 5 not in best(np.zeros((1, 6), np.float32), 5).nums
+    queries = SHOP.queries(SHOP.users.ids[:20])
+    assert (Nothing().fit(SHOP).top_k(queries, 10).nums == -1).all()  # zeros are not stored opinions
+    assert (best_stored(queries.matrix(SHOP.n_items) * 0, 10).nums == -1).all()
+    zero = Zeros().fit(SHOP).top_k(queries, 10, allowed=np.arange(SHOP.n_items) >= 50)
+    assert (zero.nums == np.arange(50, 60)).all()

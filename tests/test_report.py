@@ -2,17 +2,26 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
+import matplotlib
+import nbformat
 import pyarrow.parquet as pq
 import pytest
-from judged_shop import Circle, Contrary, Popular, make_catalog, make_shop
+from conftest import ROOT
+from judged_shop import Again, Circle, Contrary, Popular, make_catalog, make_shop
 from rich.console import Console
+from test_demo import CHROMIUM, FLAGS
 
 from recsys.data.catalog import jpeg_uri
-from recsys.evaluation.protocol import judge, make_protocol
-from recsys.evaluation.report import Report, choose_users, print_metrics, report_shop, write_report
-from recsys.scorers.base import Missing
+from recsys.evaluation.audit import audit, audit_section
+from recsys.evaluation.behaviour import behaviour, behaviour_section
+from recsys.evaluation.metrics import DEFINITIONS
+from recsys.evaluation.protocol import BASELINES, SLICES, judge, make_protocol
+from recsys.evaluation.report import COLOURS, Report, Tiles, choose_users, print_metrics, report_shop, spread, write_report
+from recsys.scorers.base import STRATEGIES, Missing
+from recsys.scorers.hybrid import make_hybrid
 
 SHOP, USER_IDS, ITEM_NUMS = make_shop()
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}</style>'
@@ -24,9 +33,12 @@ def made(tmp_path_factory):
     folder, out = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("out")
     catalog = make_catalog(SHOP, folder, title=HOSTILE)
     (folder / "3.jpg").write_bytes(b"not a picture")
-    scorers = {"popularity": Popular().fit(SHOP), "content": Circle().fit(SHOP), "two_tower": Contrary().fit(SHOP), "als": Missing("als", "no <factors>")}
-    judgement = judge(make_protocol(SHOP, USER_IDS, ITEM_NUMS), scorers)
-    report = Report("Evaluation", [("shops", "1")], [report_shop(judgement, SHOP, catalog, scorers, "allow", SHOP.at + 1)])
+    scorers = {"popularity": Popular().fit(SHOP), "repurchase": Again().fit(SHOP), "content": Circle().fit(SHOP), "two_tower": Contrary().fit(SHOP),
+               "als": Missing("als", "no <factors>")}  # fmt: skip
+    scorers["hybrid"] = make_hybrid(scorers, SHOP, {"two_tower": 0.99, "content": 0.01}, "hybrid")  # spoiled by its worse part
+    judgement = judge(protocol := make_protocol(SHOP, USER_IDS, ITEM_NUMS, catalog=catalog), scorers)
+    more = [audit_section(audit(protocol, scorers)), behaviour_section(behaviour(protocol, scorers, catalog, SHOP))]
+    report = Report("Evaluation", [("shops", "1")], [report_shop(judgement, SHOP, catalog, scorers, "allow", SHOP.at + 1, more=more)])
     write_report(report, out)
     return report, judgement, out
 
@@ -54,7 +66,9 @@ def test_offline_and_safe(made):
 
 def test_says_what_it_must(made):
     page = (made[2] / "report.html").read_text()
-    assert "two_tower is below popularity" in page
+    assert 'class="warning caution">shop, warm: two_tower is below' in page
+    assert 'class="warning" role="alert">shop, ' in page and "hybrid is below content by" in page
+    assert page.index("hybrid is below content") < page.index("two_tower is below")  # the worst first
     assert "no &lt;factors&gt;" in page
     assert page.count('<article class="person">') == 8
     assert "drawn blindly" in page and "a stranger" in page
@@ -70,7 +84,8 @@ def test_files(made):
     assert rows == made[1].rows
     assert pq.read_table(made[2] / "metrics.parquet").to_pylist() == rows
     compared = json.loads((made[2] / "comparisons.json").read_text())
-    assert {each["verdict"] for each in compared["comparisons"]} >= {"above", "below"} and len(compared["warnings"]) == 1
+    assert {each["verdict"] for each in compared["comparisons"]} >= {"above", "below"}
+    assert compared["warnings"] == made[0].shops[0].warnings and len(compared["warnings"]) >= 2
     assert {row["slice"] for row in json.loads((made[2] / "cold_ranking.json").read_text())["shop"]["rows"]} == {"cold_ranking"}
 
 
@@ -93,3 +108,85 @@ def test_terminal_table_fits_80_characters(made):
     text = console.export_text()
     assert "…" not in text and "no <factors>" in text and "popularity" in text
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_every_question_has_its_place(made):
+    page = (made[2] / "report.html").read_text()
+    for part in SLICES:
+        assert f'id="shop-{part}"' in page
+    for heading in ("Who filled the lists", "For whom, and for what", "by events before the cutoff", "by days since the item&#39;s first sale",
+                    "What the lists are like", "Where candidates come from", "Do they behave sensibly?", "New items only", "Definitions"):  # fmt: skip
+        assert heading in page, heading
+    assert "filled with popularity" in page and "had before" in page
+
+
+def test_baselines_are_marked_and_only_they(made):
+    table = re.search(r"<table>.*?</table>", made[0].shops[0].section(), re.S)[0]
+    marked = set(re.findall(r'</span>\s*(\w+)\s*<span class="tag">baseline', table))
+    assert marked == {"popularity", "repurchase", "random"} <= set(BASELINES)
+
+
+def test_layers_add_up(made):
+    shares = made[1].layers
+    for name in {row["strategy"] for row in shares}:
+        of = {row["layer"]: row["share"] for row in shares if row["strategy"] == name}
+        assert of["itself"] + of["popularity"] == pytest.approx(1)
+    widths = [float(width) for width in re.findall(r'<rect x="[\d.]+" width="([\d.]+)" height="12"', made[0].shops[0].section())]
+    assert sum(widths) == pytest.approx(220 * len({row["strategy"] for row in shares}), abs=1)
+
+
+def test_details_show_the_rows(made):
+    page = made[0].shops[0].section()
+    row = next(row for row in made[1].rows if (row["slice"], row["strategy"], row["metric"]) == ("history:6+", "content", "map"))
+    assert f"{row['value']:.4f}" in page and f"[{row['lo']:.4f}, {row['hi']:.4f}]" in page and f"{row['n_users']:,} users" in page
+
+
+def test_every_strategy_has_its_colour():
+    assert set(STRATEGIES) | set(BASELINES) <= set(COLOURS)
+    assert len({COLOURS[name] for name in STRATEGIES}) == len(STRATEGIES)
+
+
+def test_a_picture_is_stored_once(made, tmp_path):
+    tiles = Tiles(make_catalog(SHOP, tmp_path, pictures=3))
+    first, again = tiles.of([0, 1, -1, 199]), tiles.of([1], targets={1})
+    assert [bool(tile.picture) for tile in first] == [True, True, False] and len(tiles.pictures) == 2
+    assert again[0] == first[1]._replace(hit=True)
+    page = (made[2] / "report.html").read_text()
+    rules = re.findall(r"\.(p[0-9a-f]{16})\{background-image", page)
+    assert len(rules) == len(set(rules)) > 3
+
+
+def test_names_at_the_end_of_curves_do_not_meet():
+    moved = spread([100.0] * 12 + [20.0], gap=13, lowest=294)
+    apart = sorted(moved)
+    assert min(b - a for a, b in zip(apart, apart[1:], strict=False)) >= 13 and max(moved) <= 294
+
+
+def test_the_sheet_in_the_docs_holds():
+    "Its cells hold, and the table of conventions that stands there is the one that comes out."
+    matplotlib.use("Agg")
+    cells = [cell for cell in nbformat.read(ROOT / "nbs" / "docs" / "metrics.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    space = {}
+    for cell in cells:
+        exec(compile(cell.source, "docs/metrics", "exec"), space)
+    written = "".join(output["data"].get("text/markdown", "") for cell in cells for output in cell.outputs if "data" in output)
+    assert all(f"| {' | '.join(row)} |" in written for row in [*space["shown"], *DEFINITIONS])
+    assert len({row["map"] for row in space["told"]}) == 3  # the conventions do differ
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_the_page_fits_a_phone_and_a_desk(made, width):
+    "Wide tables scroll in their own box; nothing is asked of anybody."
+    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS: playwright is not installed (pip install 'recsys-workbench[dev]')")
+    if not shutil.which(CHROMIUM):
+        pytest.skip("NO BROWSER TESTS: there is no chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver, driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as chromium:
+        page, asked = chromium.new_page(viewport={"width": width, "height": 900}), []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((made[2] / "report.html").as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for label in page.locator(".bar label").all():
+            label.click()
+            assert page.locator(".pane:visible").count() == 1
+        assert not [url for url in asked if not url.startswith(("file:", "data:"))]

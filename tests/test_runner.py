@@ -91,6 +91,16 @@ def test_every_notebook_of_the_river_declares_only_what_the_runner_gives():
         assert json.dumps(values), "parameters travel as json"
 
 
+def test_dials_reach_the_step_that_fits_the_model_and_no_other(tmp_path):
+    (tmp_path / "dials.json").write_text(json.dumps({"shop": {"als": {"epochs": 3}, "ease": {"regularization": 9.0}}}))
+    settings = Settings(datasets=["shop"], ease_items=500, tune=["als", "ease"])
+    dials = runner.tuned_dials(settings, {"tune": tmp_path})
+    given = {step.name: runner._of_interest(step, dials)["shop"] for step in map(runner.STEPS.get, ("als", "neighbours", "evaluate"))}
+    assert {step: set(models) for step, models in given.items()} == {
+        "als": {"als"}, "neighbours": {"item_knn", "transitions", "ease"}, "evaluate": {"content"}}  # fmt: skip
+    assert given["neighbours"]["ease"] == {"regularization": 9.0, "neighbours": 300, "max_items": 500}, "what tune found stands over the settings"
+
+
 def test_profiles_are_valid():
     profiles = read_profiles(ROOT / "settings.ini")
     assert {"tiny", "sample", "hm", "rr", "both", "table"} <= set(profiles)

@@ -15,9 +15,21 @@ from recsys.errors import ArtifactError, StrategyError, VectorsError
 from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Missing
 from recsys.scorers.towers import TowerScorer, als_start, load_tower
-from recsys.towers.model import TowerConfig
-from recsys.towers.pairs import EVER, TowerShop, Trends, batches, earlier, make_pairs, period_of
-from recsys.towers.train import Feed, TowerModel, TrainDials, item_tastes, past_of, seen_by, train_towers, why_not
+from recsys.towers.model import TowerConfig, Towers, full_softmax, sampled_softmax
+from recsys.towers.pairs import EVER, PLANES, TowerShop, Trends, batches, code_buckets, earlier, make_pairs, period_of
+from recsys.towers.train import (
+    Feed,
+    TowerModel,
+    TrainDials,
+    draw_extra,
+    item_tastes,
+    log_expected,
+    make_batch,
+    past_of,
+    seen_by,
+    train_towers,
+    why_not,
+)
 
 DIALS = TrainDials(epochs=2, learning_rate=0.01, batch_size=64)
 
@@ -180,6 +192,85 @@ def test_a_checkpoint_of_another_training_is_not_taken(tmp_path):
     train(told, work_dir=tmp_path)
     other = DIALS._replace(learning_rate=0.02)
     assert weights_of(train(told, dials=other, work_dir=tmp_path)) == weights_of(train(told, dials=other))
+
+
+# a sample of the items stands for all of them
+
+
+@pytest.fixture(scope="module")
+def order_feed():
+    told = shop_of_tastes(n_users=300, time_unit="order")
+    return Feed(told, make_pairs(told.interactions, valid_share=0.0), 256, 7)
+
+
+def test_candidates_come_as_often_as_expected(order_feed):
+    feed, rng, n_extra, counts, n_batches = order_feed, np.random.default_rng(0), 128, np.zeros(60), 0
+    for epoch in range(30):
+        for rows in batches(feed.periods[feed.rows], 256, 7, epoch):
+            rows = feed.rows[rows]
+            nums = np.concatenate([feed.columns["item_num"][rows], draw_extra(feed, rows, n_extra, rng)])
+            counts, n_batches, size = counts + np.bincount(nums, minlength=60), n_batches + 1, len(rows)
+    expected = np.exp(log_expected(feed, feed.rows, n_extra)(np.arange(60), 0, size))
+    np.testing.assert_allclose(counts / n_batches, expected, rtol=0.25)
+    assert expected.max() > 10 * expected.min()  # skewed enough to fail where a part is forgotten
+
+
+def gradients(feed, towers, corrected):
+    "Gradients of the sampled and of the full loss by the trend's weights, each over the same pairs, flat."
+    rng, expected, nums = np.random.default_rng(1), log_expected(feed, feed.rows, 128), np.arange(60)
+    both = [torch.zeros(()), torch.zeros(())]
+    for epoch in range(2):
+        for part in batches(feed.periods[feed.rows], 256, 7, epoch):
+            rows = feed.rows[part]
+            batch, drawn = make_batch(feed, rows, draw_extra(feed, rows, 128, rng), expected)
+            tastes = towers.items("shop", batch.vectors, batch.categories, batch.prices, batch.codes)
+            users = towers.users("shop", batch.past, tastes)
+            offered = towers.offered(tastes[batch.candidates], batch.seen)
+            every = towers.offered(item_tastes(towers, feed.shop, nums, feed.moment(0)), torch.from_numpy(feed.shop.trends.at(nums, feed.moment(0))))
+            both[0] = both[0] + sampled_softmax(users, offered, torch.from_numpy(drawn), batch.log_expected * corrected, batch.weights)
+            both[1] = both[1] + (full_softmax(users, every, torch.from_numpy(drawn[: len(rows)]).long()) * batch.weights).mean()
+    learned = [*towers.trends.parameters(), *towers.trends_bent.parameters()]  # what sells: where a forgotten correction hurts
+    return [torch.cat([part.flatten() for part in torch.autograd.grad(loss, learned, retain_graph=True)]) for loss in both]
+
+
+def test_the_sampled_loss_pulls_where_the_full_one_does(order_feed):
+    torch.manual_seed(0)
+    towers = Towers(config_of(order_feed.shop))
+    towers.items.begin("shop", order_feed.shop.vectors)
+    towers.users.like_log_scale.data.fill_(0)  # not so sure of itself that only one item counts
+    towers.users.gains.data[3] = 0
+    off = lambda sampled, full: ((sampled - full).norm() / full.norm()).item()
+    sampled, full = gradients(order_feed, towers, 1.0)
+    assert torch.cosine_similarity(sampled, full, dim=0) > 0.95 and off(sampled, full) < 0.2
+    assert off(*gradients(order_feed, towers, 0.0)) > 0.5  # without the correction three quarters of the pull of what sells are gone
+
+
+def test_rivals_look_like_somebodys_own(order_feed):
+    feed, rows = order_feed, order_feed.rows[:64]
+    even, near = np.split(draw_extra(feed, rows, 400, np.random.default_rng(0)), 2)
+    groups, own = feed.shop.alike.groups, feed.shop.alike.groups[feed.columns["item_num"][rows]]
+    assert np.isin(groups[near], own).all() and not np.isin(groups[even], own).all()
+
+
+def test_codes_know_no_ids():
+    told = shop_of_tastes()
+    order = np.random.default_rng(0).permutation(60)
+    np.testing.assert_array_equal(code_buckets(told.vectors[order]), told.codes[order])
+    assert told.codes.shape == (60, len(PLANES)) and len(np.unique(told.codes[:, 0])) < 50 < len(np.unique(told.codes[:, 2]))
+
+
+def test_what_comes_next_depends_on_what_came_last():
+    rng, n_users = np.random.default_rng(0), 400
+    tastes = np.cumsum(np.c_[rng.integers(0, 3, n_users), rng.choice([1, 1, 1, 0], (n_users, 5))], axis=1) % 3
+    items = tastes + 3 * rng.integers(0, 20, tastes.shape)  # mostly one taste on, whichever it was
+    past = pa.table({"user_id": np.repeat(np.arange(n_users), 6), "item_id": items.ravel(), "event": ["purchase"] * items.size,
+                     "ts": pa.array(np.tile(np.arange(6), n_users)).cast(pa.timestamp("ms", "UTC")), "quantity": [1] * items.size,
+                     "price": [1.0] * items.size})  # fmt: skip
+    shop = from_events(past, "shop", {"purchase": 1.0}, 6, np.arange(60), "order")
+    told = TowerShop.of(shop, shop_of_tastes().vectors, "made up")
+    scorer = TowerScorer(TowerModel.of(train(told, dials=DIALS._replace(epochs=8)), {"shop": told})).fit(shop)
+    first = scorer.top_k(shop.queries(np.arange(n_users)), 5).nums % 3
+    assert (first == (tastes[:, -1:] + 1) % 3).mean() > 0.7
 
 
 # several shops, odd shops

@@ -37,7 +37,7 @@ from starlette.exceptions import HTTPException
 from ..errors import RecsysError, StrategyError, UnknownIdError
 from ..runs import project_dir
 
-# %% ../../nbs/92_api.main.ipynb #ca4c8565
+# %% ../../nbs/92_api.main.ipynb #e537d893
 MAX_K = 100  # items in a reply
 MAX_HISTORY = 500  # events in a question
 MAX_BODY = 256 * 1024  # bytes
@@ -53,8 +53,8 @@ class Strict(BaseModel):
 Id = Annotated[str, UrlPath(min_length=1, max_length=128, description="our id, or the shop's own name of it")]
 AnyId = Annotated[int, Field(ge=0, lt=2**63)] | Annotated[str, Field(min_length=1, max_length=128)]
 StrategyName = Literal[
-    "popularity", "repurchase", "item_knn", "transitions", "als", "collab", "content", "two_tower", "als_tower", "hybrid_generalizable", "hybrid",
-    "hybrid_default",
+    "popularity", "segment_popularity", "trending", "repurchase", "same_product", "item_knn", "transitions", "ease", "als", "collab", "content",
+    "two_tower", "als_tower", "hybrid_generalizable", "hybrid", "hybrid_default", "ranker",
 ]  # fmt: skip
 Dataset = Annotated[str | None, Field(max_length=64, description="the shop; default: the one that knows the id")]
 

@@ -302,7 +302,7 @@ def equal_lengths(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
         batches += [rows[start : start + step] for start in range(0, len(rows), step)]
     return batches
 
-# %% ../../nbs/40_content.encoders.ipynb #ee688e15
+# %% ../../nbs/40_content.encoders.ipynb #1cec1e70
 class TfidfSvd:
     "Texts to numbers by the words they share; learned from the very texts."
 
@@ -311,7 +311,8 @@ class TfidfSvd:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         pattern = r"\S+" if opaque else r"(?u)\b\w\w+\b"
-        self.words = TfidfVectorizer(sublinear_tf=True, min_df=2 if len(texts) > 50 else 1, token_pattern=pattern, dtype=np.float32)
+        pairs = (1, 1) if opaque else (1, 2)  # "high waist" says more than "high" and "waist"
+        self.words = TfidfVectorizer(sublinear_tf=True, min_df=2 if len(texts) > 50 else 1, token_pattern=pattern, ngram_range=pairs, dtype=np.float32)
         try:
             counts = self.words.fit_transform(texts)
         except ValueError:  # sklearn's word for "no word is left"

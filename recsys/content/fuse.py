@@ -83,9 +83,9 @@ def _space(tables: dict[str, VectorTable], weights: dict[str, np.float32], reduc
     kinds = "+".join(table.space.split(":")[0] for table in tables.values())
     return f"fused({kinds or 'nothing'}):{digest.hexdigest()[:8]}"
 
-# %% ../../nbs/43_content.fuse.ipynb #cb516bed
+# %% ../../nbs/43_content.fuse.ipynb #88ed7ee6
 IMAGE_WEIGHT = 0.35  # of a likeness; the rest is the text's
-IMAGE_DIMS, TEXT_DIMS = 64, 128
+IMAGE_DIMS, TEXT_DIMS = 64, 384
 
 
 class Fused(NamedTuple):

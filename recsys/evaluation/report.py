@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['SUMMARY', 'NAMES', 'LABELS', 'COLOURS', 'ANY_COLOUR', 'WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM',
            'N_EXAMPLES', 'N_TILES', 'N_HISTORY', 'LEAST_HISTORY', 'PICTURE_QUALITY', 'PICTURE_HEIGHT', 'STYLE',
-           'STYLE_GALLERY', 'STYLE_TABS', 'TABLE', 'COLD', 'TILES', 'SHOP', 'PAGE', 'TEMPLATES', 'COLUMNS', 'ABOUT',
-           'METRIC_ROWS', 'find_row', 'strategies_in', 'missing_in', 'shown', 'best_value', 'metrics_table',
-           'print_metrics', 'interval_svg', 'spread', 'Curve', 'curves_of', 'chart_svg', 'choose_users', 'Tile',
-           'detail_of', 'Example', 'Gallery', 'examples', 'render', 'Cell', 'Line', 'slice_table', 'cold_table',
-           'ShopReport', 'Report', 'shop_facts', 'report_shop', 'write_report']
+           'STYLE_GALLERY', 'STYLE_TABS', 'TABLE', 'COLD', 'TILES', 'MATRIX', 'LAYERS', 'SHELF', 'SHOP', 'PAGE',
+           'TEMPLATES', 'COLUMNS', 'ABOUT', 'DETAILS', 'LOOKS', 'METRIC_ROWS', 'find_row', 'strategies_in',
+           'missing_in', 'shown', 'best_value', 'metrics_table', 'print_metrics', 'interval_svg', 'spread', 'Curve',
+           'curves_of', 'chart_svg', 'choose_users', 'Tile', 'detail_of', 'Tiles', 'Example', 'Gallery', 'examples',
+           'render', 'Cell', 'Line', 'slice_table', 'Field', 'matrix', 'detail_tables', 'looks_table', 'layers_table',
+           'cold_table', 'Section', 'ShopReport', 'Report', 'shop_facts', 'report_shop', 'write_report']
 
-# %% ../../nbs/82_evaluation.report.ipynb #c0fa4b1d
+# %% ../../nbs/82_evaluation.report.ipynb #ef440a00
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +34,21 @@ from rich.text import Text
 from ..data.catalog import Catalog, jpeg_uri
 from ..data.interactions import Interactions
 from .metrics import DEFINITIONS, TIES
-from .protocol import COLD_BASELINES, SLICES, ColdRanking, Comparison, Judgement, cold_ranking, compare_all, warnings
+from recsys.evaluation.protocol import (
+    BASELINES,
+    COLD_BASELINES,
+    FALLBACK,
+    HEADLINE,
+    SLICES,
+    ColdRanking,
+    Comparison,
+    Judgement,
+    below_baselines,
+    below_best_part,
+    cold_ranking,
+    compare_all,
+    parts_of,
+)
 from ..page import LOOK
 from ..scorers.base import Missing, Scorer, contains
 
@@ -52,19 +69,20 @@ def missing_in(rows: Sequence[dict]) -> dict[str, str]:
     answered = {row["strategy"] for row in rows if row["value"] is not None}
     return {row["strategy"]: row["reason"] for row in rows if row["strategy"] not in answered}
 
-# %% ../../nbs/82_evaluation.report.ipynb #46a44ea0
-SUMMARY = (("map", 12, "all"), ("map", 12, "warm"), ("recall", 12, "warm"), ("ndcg", 12, "warm"), ("hit_rate", 12, "warm"),
+# %% ../../nbs/82_evaluation.report.ipynb #8add238d
+SUMMARY = (("map", 12, "served"), ("map", 12, "all"), ("map", 12, "warm"), ("recall", 12, "warm"), ("ndcg", 12, "warm"),
            ("map", 12, "cold_users"), ("recall", 100, "cold_items"))  # fmt: skip
-NAMES = {"map": "MAP", "recall": "recall", "ndcg": "NDCG", "mrr": "MRR", "hit_rate": "hit rate", "user_coverage": "answered",
-         "item_coverage": "shop shown"}  # fmt: skip
-LABELS = {"all": "all users", "warm": "warm users", "cold_users": "strangers", "cold_items": "new items"}
+NAMES = {"map": "MAP", "recall": "recall", "precision": "precision", "ndcg": "NDCG", "mrr": "MRR", "hit_rate": "hit rate", "user_coverage": "answered",
+         "item_coverage": "shop shown", "novelty": "novelty, bits", "ild": "diversity", "gini": "Gini", "popularity_share": "of the best sold 1 %",
+         "repeat_share": "had before"}  # fmt: skip
+LABELS = {"all": "all users", "warm": "warm users", "cold_users": "strangers", "cold_items": "new items", "served": "served to all"}
 
-# %% ../../nbs/82_evaluation.report.ipynb #5facda4d
+# %% ../../nbs/82_evaluation.report.ipynb #14a3a2da
 def shown(value: float | None, metric: str = "map") -> str:
     "A value for people: four digits, coverage in percent, a dash for none."
     if value is None:
         return "–"
-    return f"{value:.1%}" if metric.endswith("coverage") else f"{value:.4f}"
+    return f"{value:.1%}" if metric.endswith(("coverage", "share")) else f"{value:.2f}" if metric == "novelty" else f"{value:.4f}"
 
 
 def best_value(rows: Iterable[dict], metric: str, k: int, part: str) -> float | None:
@@ -98,10 +116,11 @@ def print_metrics(rows: Sequence[dict], console: Console | None = None) -> None:
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         console.print(metrics_table(rows, dataset))
 
-# %% ../../nbs/82_evaluation.report.ipynb #462a72c0
-COLOURS = {"popularity": "#8f8f88", "repurchase": "#b3854f", "item_knn": "#c99a12", "transitions": "#8f9d2f", "als": "#3f7fd6", "content": "#2f9e6e",
-           "two_tower": "#8a63d2", "als_tower": "#2aa3b8", "hybrid_generalizable": "#d9679a", "hybrid": "#d14d41", "hybrid_default": "#e0876a",
-           "ranker": "#7a4f9e", "random": "#8f8f88", "newest_of_category": "#b3854f"}  # fmt: skip
+# %% ../../nbs/82_evaluation.report.ipynb #9f06fd7d
+COLOURS = {"popularity": "#8f8f88", "segment_popularity": "#a89f7a", "trending": "#c47f6b", "repurchase": "#b3854f", "same_product": "#9a6b4a",
+           "item_knn": "#c99a12", "transitions": "#8f9d2f", "ease": "#5f9a3c", "als": "#3f7fd6", "content": "#2f9e6e", "two_tower": "#8a63d2",
+           "als_tower": "#2aa3b8", "hybrid_generalizable": "#d9679a", "hybrid": "#d14d41", "hybrid_default": "#e0876a", "ranker": "#7a4f9e",
+           "random": "#b9b9b2", "newest_of_category": "#b3854f"}  # fmt: skip
 ANY_COLOUR = "#7d8590"
 
 
@@ -117,12 +136,14 @@ def interval_svg(row: dict, top: float, reference: float | None = None, width: i
                   f'<line x1="{place(lo):.1f}" x2="{place(hi):.1f}" y1="9" y2="9" stroke="{colour}" stroke-width="3" stroke-linecap="round"/>'
                   f'<circle cx="{place(row["value"]):.1f}" cy="9" r="4" fill="{colour}"/></svg>')  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #e9992466
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    "The same order, at least a gap apart, moved as little as one pass allows."
+# %% ../../nbs/82_evaluation.report.ipynb #1ab89338
+def spread(places: Sequence[float], gap: float, lowest: float = np.inf) -> list[float]:
+    "The same order, at least a gap apart and none below `lowest`, moved as little as two passes allow."
     order, moved = np.argsort(places, kind="stable"), np.array(places, dtype=float)
     for before, after in zip(order[:-1], order[1:], strict=True):
         moved[after] = max(moved[after], moved[before] + gap)
+    for place, row in enumerate(order[::-1]):
+        moved[row] = min(moved[row], lowest - gap * place)
     return moved.tolist()
 
 
@@ -143,8 +164,8 @@ def curves_of(rows: Sequence[dict], metric: str, part: str) -> list[Curve]:
             found.append(Curve(name, sorted((row["k"], row["value"]) for row in mine), COLOURS.get(name, ANY_COLOUR)))
     return found
 
-# %% ../../nbs/82_evaluation.report.ipynb #becb6e2f
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 280, 44, 130, 12, 34
+# %% ../../nbs/82_evaluation.report.ipynb #52229952
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 300, 44, 130, 12, 34
 
 
 def chart_svg(curves: Sequence[Curve], label: str) -> Markup:
@@ -157,8 +178,8 @@ def chart_svg(curves: Sequence[Curve], label: str) -> Markup:
     y = lambda value: HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top
     parts = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/><text x="{LEFT - 6}" y="{y(v) + 4:.1f}" '
              f'text-anchor="end">{v:.2g}</text>' for v in np.linspace(0, top, 5)]  # fmt: skip
-    parts += [f'<text x="{x(k):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{k}</text>' for k in ks if k != 12]  # 12 stands too close to 10
-    for curve, height in zip(curves, spread([y(curve.points[-1][1]) for curve in curves], 13), strict=True):
+    parts += [f'<text x="{x(k):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{k}</text>' for k in ks if k != 12 or 10 not in ks]  # 12 stands too close to 10
+    for curve, height in zip(curves, spread([y(curve.points[-1][1]) for curve in curves], 13, HEIGHT - 6), strict=True):
         points = " ".join(f"{x(k):.1f},{y(value):.1f}" for k, value in curve.points)
         parts.append(f'<polyline points="{points}" stroke="{curve.colour}"/>'
                      + "".join(f'<circle cx="{x(k):.1f}" cy="{y(value):.1f}" r="2.5" fill="{curve.colour}"/>' for k, value in curve.points)
@@ -187,7 +208,7 @@ def choose_users(judgement: Judgement, n: int = N_EXAMPLES, seed: int = 7) -> li
     drawn = [(lucky, "drawn among those for whom something was found"), (blind, "drawn blindly"), (strangers, "a stranger: nothing known before")]
     return [(int(row), how) for rows, how in drawn for row in rows]
 
-# %% ../../nbs/82_evaluation.report.ipynb #6ec8b216
+# %% ../../nbs/82_evaluation.report.ipynb #2a8a022f
 PICTURE_QUALITY = 72
 PICTURE_HEIGHT = 168  # pixels: a tile at twice its size on screen
 
@@ -195,11 +216,10 @@ PICTURE_HEIGHT = 168  # pixels: a tile at twice its size on screen
 class Tile(NamedTuple):
     "One item as it is shown."
 
-    num: int
     title: str
     detail: str
-    hit: bool
-    has_picture: bool
+    hit: bool = False
+    picture: str = ""  # css class of its picture, empty where there is none
     hue: int = 0  # of a card without picture: the same for the same detail
 
 # %% ../../nbs/82_evaluation.report.ipynb #53f7c082
@@ -211,7 +231,27 @@ def detail_of(catalog: Catalog, num: int) -> str:
     colour = next((str(value) for name, value in facets.items() if "colour" in name.lower()), "")
     return " · ".join(part for part in (last, colour) if part)
 
-# %% ../../nbs/82_evaluation.report.ipynb #f0ceda57
+# %% ../../nbs/82_evaluation.report.ipynb #6f9fc950
+class Tiles:
+    "Tiles of a shop's items, and their pictures."
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog, self.pictures, self._known = catalog, {}, {}
+
+    def of(self, nums: Iterable[int], targets: Iterable[int] = ()) -> list[Tile]:
+        "A tile for each item; -1 has none; targets are marked."
+        return [self._tile(num)._replace(hit=num in targets) for num in (int(num) for num in nums) if num >= 0]
+
+    def _tile(self, num: int) -> Tile:
+        if num not in self._known:
+            uri, detail, name = jpeg_uri(self.catalog.image_paths([num])[0], PICTURE_HEIGHT, PICTURE_QUALITY), detail_of(self.catalog, num), ""
+            if uri is not None:
+                name = f"p{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
+                self.pictures[name] = uri
+            self._known[num] = Tile(self.catalog.titles([num])[0], detail, False, name, zlib.crc32(detail.encode()) % 360)
+        return self._known[num]
+
+# %% ../../nbs/82_evaluation.report.ipynb #3de52e41
 class Example(NamedTuple):
     "One user: before, after, and what each strategy would have shown."
 
@@ -227,62 +267,60 @@ class Gallery(NamedTuple):
     "The chosen users of a shop, and the pictures they need."
 
     examples: list[Example]
-    pictures: dict[int, str]  # item num -> data uri
+    pictures: dict[str, str]  # css class -> data uri
 
-# %% ../../nbs/82_evaluation.report.ipynb #8b6c8887
+
 def examples(judgement: Judgement, catalog: Catalog, seed: int = 7) -> Gallery:
     "The users to look at."
-    protocol, pictures, known = judgement.protocol, {}, {}
-
-    def tile(num: int, targets: set[int]) -> Tile:
-        if num not in known:
-            if (uri := jpeg_uri(catalog.image_paths([num])[0], PICTURE_HEIGHT, PICTURE_QUALITY)) is not None:
-                pictures[num] = uri
-            detail = detail_of(catalog, num)
-            known[num] = Tile(num, catalog.titles([num])[0], detail, False, uri is not None, zlib.crc32(detail.encode()) % 360)
-        return known[num]._replace(hit=num in targets)
-
-    found = []
+    protocol, tiles, found = judgement.protocol, Tiles(catalog), []
     for row, how in choose_users(judgement, seed=seed):
         history = protocol.queries.history(row)[::-1].tolist()
         taken = protocol.targets[[row]].indices.tolist()
-        before = [tile(num, set()) for num in dict.fromkeys(history)][:N_HISTORY]
-        lists = [(name, [tile(int(num), set(taken)) for num in top.nums[row, :N_TILES] if num >= 0]) for name, top in judgement.lists.items()]
-        who = int(protocol.queries.user_ids[row])
-        found.append(Example(who, how, len(history), before, [tile(num, set()) for num in taken[:N_HISTORY]], lists))
-    return Gallery(found, pictures)
+        lists = [(name, tiles.of(top.nums[row, :N_TILES], set(taken))) for name, top in judgement.lists.items()]
+        before = tiles.of(list(dict.fromkeys(history))[:N_HISTORY])
+        found.append(Example(int(protocol.queries.user_ids[row]), how, len(history), before, tiles.of(taken[:N_HISTORY]), lists))
+    return Gallery(found, tiles.pictures)
 
-# %% ../../nbs/82_evaluation.report.ipynb #320e71c1
+# %% ../../nbs/82_evaluation.report.ipynb #878d222b
 STYLE = LOOK + """
 h2{font-size:22px;margin:52px 0 10px} h3{font-size:16px;margin:30px 0 8px} p{max-width:76ch;margin:6px 0} small{font-size:12px}
 nav a{color:inherit;margin-right:16px} .panel-card{background:var(--card);border:1px solid
  var(--line);
  border-radius:12px;padding:14px 18px;overflow-x:auto} .warning{background:var(--warn);border-left:4px solid
  var(--bad);border-radius:8px;padding:10px 16px;
- margin:12px 0;color:var(--ink)} .note{border-left:4px solid var(--line);padding:4px 14px;margin:10px 0;color:var(--soft)} ul.plain{margin:4px
+ margin:12px 0;color:var(--ink)} .caution{border-left-color:#c99a12;background:none;border:1px solid var(--line);border-left:4px solid #c99a12}
+ .note{border-left:4px solid var(--line);padding:4px 14px;margin:10px 0;color:var(--soft)} ul.plain{margin:4px
  0;padding-left:18px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px} th{font-weight:500;color:var(--soft);text-align:right;
  font-size:12.5px;padding:6px 8px;border-bottom:1px solid var(--line);white-space:nowrap} td{padding:6px 8px;text-align:right;white-space:nowrap;
  border-bottom:1px solid var(--line)} tr:last-child td{border-bottom:0} th:first-child,td:first-child{text-align:left}
  td.best{background:var(--tint);
- font-weight:650;border-radius:4px} td.left,th.left{text-align:left} td.wrap{white-space:normal;text-align:left;color:var(--soft)} tr.missing
+ font-weight:650;border-radius:4px} td.left,th.left{text-align:left} td.wrap{white-space:normal;text-align:left;color:var(--soft);min-width:17em} tr.missing
  td{color:var(--soft)}
 .dot{display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:8px} .above{color:var(--good)}
  .below{color:var(--bad);font-weight:600}
-.strip .ref{stroke:var(--soft);stroke-dasharray:2 2} .strip{display:block} .charts{display:grid;grid-template-columns:1fr 1fr;gap:18px}
+.strip .ref{stroke:var(--soft);stroke-dasharray:2 2} .strip{display:block} 
+.charts{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:18px;margin-top:14px}
+.tag{font-size:10.5px;color:var(--soft);border:1px solid var(--line);border-radius:99px;padding:0 6px;margin-left:6px}
+ .panel{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:10px 18px;overflow-x:auto}
+ .panel th,.words{text-align:left} .panel th.number,.panel td.number{text-align:right} 
+ section section p,section section li{font-size:13px;color:var(--soft)} td.long{white-space:normal;min-width:18em}
+ .layers{display:block;border-radius:4px} section section h2{font-size:15px;margin:26px 0 4px}
+ .map{font-size:11px;display:block} .map text{fill:var(--soft)} .map .on{fill:var(--ink)} td.soft{color:var(--soft)}
+ details .two{margin:0 0 18px} .stack>*{margin-top:14px} .stack .chart{max-width:620px;display:block}
 .chart{width:100%;height:auto;font-size:11px} .chart text{fill:var(--soft)} .chart .grid{stroke:var(--line)} .chart
  polyline{fill:none;stroke-width:2}
-details{margin:14px 0} summary{cursor:pointer;color:var(--soft)} @media (max-width:900px){.charts{grid-template-columns:1fr}}
+details{margin:14px 0} summary{cursor:pointer;color:var(--soft)} @media (max-width:900px){.charts{grid-template-columns:minmax(0,1fr)}}
 """
 
-# %% ../../nbs/82_evaluation.report.ipynb #fbc0d25a
+# %% ../../nbs/82_evaluation.report.ipynb #ffd119ea
 STYLE_GALLERY = """
 .tabs>input{position:absolute;opacity:0} .bar{display:flex;gap:6px;margin:10px 0;flex-wrap:wrap} .bar label{padding:5px 14px;border:1px solid
  var(--line);
  border-radius:99px;cursor:pointer;font-size:13px;color:var(--soft);background:var(--card)} .pane{display:none}
 .person{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px 20px;margin:16px 0} .person h4{margin:0 0
  2px;font-size:15px}
-.two{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:4px 36px} @media (max-width:1000px){.two{grid-template-columns:1fr}}
+.two{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:4px 36px} @media (max-width:1000px){.two{grid-template-columns:minmax(0,1fr)}}
  .who{font-size:12.5px;font-weight:600;
  margin:12px 0 5px} .found{font-weight:400;color:var(--good)} .row{display:flex;gap:7px;overflow-x:auto;padding:2px} .tile{flex:0 0
  78px;margin:0;width:78px}
@@ -300,19 +338,21 @@ background:hsl(var(--hue) 45% 50%/.13);overflow-wrap:anywhere}
 """
 STYLE_TABS = "".join(f".tabs>input:nth-of-type({n}):checked~.pane:nth-of-type({n + 1}){{display:block}}"
                      f".tabs>input:nth-of-type({n}):checked~.bar label:nth-child({n}){{color:var(--bg);background:var(--ink);border-color:var(--ink)}}"
-                     f".tabs>input:nth-of-type({n}):focus-visible~.bar label:nth-child({n}){{outline:2px solid var(--good)}}" for n in range(1, 5))  # fmt: skip
+                     f".tabs>input:nth-of-type({n}):focus-visible~.bar label:nth-child({n}){{outline:2px solid var(--good)}}"
+                     for n in range(1, len(SLICES) + 1))  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #9ba171f5
+# %% ../../nbs/82_evaluation.report.ipynb #631bace7
 TABLE = """
 <table><thead><tr><th>strategy</th><th class="left">MAP@12 with interval</th>
 {% for metric, k in columns %}<th>{{ names[metric] }}{% if not metric.endswith('coverage') %}@{{ k }}{% endif %}</th>{% endfor %}
-<th>against popularity</th></tr></thead><tbody>
+{% if compared %}<th>against popularity</th>{% endif %}</tr></thead><tbody>
 {% for line in lines %}<tr{% if line.reason %} class="missing"{% endif %}><td><span class="dot" style="background:{{ line.colour }}"></span>{{
- line.name }}</td>
-{% if line.reason %}<td class="wrap" colspan="{{ columns|length + 2 }}">{{ line.reason }}</td>{% else %}<td class="left">{{ line.strip }}</td>
+ line.name }}{% if line.name in baselines %}<span class="tag">baseline</span>{% endif %}</td>
+{% if line.reason %}<td class="wrap" colspan="{{ columns|length + 1 + compared }}">{{ line.reason }}</td>{% else %}<td class="left">{{ line.strip }}</td>
 {% for cell in line.cells %}<td{% if cell.best %} class="best"{% endif %}>{{ cell.text }}</td>{% endfor %}
-<td>{% if line.against %}<span class="{{ line.against.verdict }}" title="{{ line.against }}">{{ '%+.4f'|format(line.against.difference) }}</span><br>
-<small class="soft">[{{ '%+.4f'|format(line.against.lo) }}, {{ '%+.4f'|format(line.against.hi) }}]</small>{% endif %}</td>{% endif %}</tr>{%
+{% if compared %}<td>{% if line.against %}
+<span class="{{ line.against.verdict }}" title="{{ line.against }}">{{ '%+.4f'|format(line.against.difference) }}</span><br>
+<small class="soft">[{{ '%+.4f'|format(line.against.lo) }}, {{ '%+.4f'|format(line.against.hi) }}]</small>{% endif %}</td>{% endif %}{% endif %}</tr>{%
  endfor %}
 </tbody></table>
 """
@@ -327,44 +367,69 @@ COLD = """
 {% endfor %}</tr>{% endfor %}</tbody></table>
 """
 TILES = """
-{% macro tiles(items, prefix) %}{% if items %}<div class="row">{% for tile in items %}<figure class="tile{{ ' hit' if tile.hit }}" title="{{
- tile.title }}">
-{% if tile.has_picture %}<div class="pic {{ prefix }}{{ tile.num }}" role="img" aria-label="{{ tile.title }}"></div><figcaption>{{ tile.title
- }}</figcaption>
+{% macro tiles(items) %}{% if items %}<div class="row">{% for tile in items %}<figure class="tile{{ ' hit' if tile.hit }}" title="{{ tile.title }}">
+{% if tile.picture %}<div class="pic {{ tile.picture }}" role="img" aria-label="{{ tile.title }}"></div><figcaption>{{ tile.title }}</figcaption>
 {% else %}<div class="txt" style="--hue:{{ tile.hue }}">{{ tile.title }}</div><figcaption>{{ tile.detail }}</figcaption>{% endif %}</figure>{% endfor %}</div>
 {% else %}<div class="empty">nothing to recommend</div>{% endif %}{% endmacro %}
 """
+MATRIX = """
+<table><thead><tr><th>strategy</th>{% for name, under in heads %}<th>{{ name }}{% if under %}<br><small>{{ under }}</small>{% endif %}</th>{% endfor %}
+</tr></thead><tbody>{% for name, colour, fields in rows %}<tr><td><span class="dot" style="background:{{ colour }}"></span>{{ name }}
+{% if name in baselines %}<span class="tag">baseline</span>{% endif %}</td>{% for field in fields %}
+<td{% if field.mark %} class="{{ field.mark }}"{% endif %}
+{% if field.told %} title="{{ field.told }}"{% endif %}>{{ field.text }}</td>{% endfor %}</tr>{% endfor %}
+</tbody></table>
+"""
+LAYERS = """
+<table><thead><tr><th>strategy</th><th class="left">places served</th><th class="left">from</th></tr></thead><tbody>
+{% for name, colour, bar, told in lines %}<tr><td><span class="dot" style="background:{{ colour }}"></span>{{ name }}
+{% if name in baselines %}<span class="tag">baseline</span>{% endif %}</td><td class="left">{{ bar }}</td><td class="wrap">{{ told }}</td></tr>{% endfor %}
+</tbody></table>
+"""
+SHELF = """
+{% import "tiles" as show %}{% for label, items in rows %}<div><div class="who">{{ label }}</div>{{ show.tiles(items) }}</div>{% endfor %}
+"""
 
-# %% ../../nbs/82_evaluation.report.ipynb #2991c878
+# %% ../../nbs/82_evaluation.report.ipynb #24e4f06c
 SHOP = """
 {% import "tiles" as show %}<section id="{{ shop.name }}"{% if shop.plain %} class="plain"{% endif %}><h2>{{ shop.name }}</h2>
 <ul class="facts">{% for name, value in shop.facts %}<li><b>{{ value }}</b><span>{{ name }}</span></li>{% endfor %}</ul>
-{% for sentence in shop.warnings %}<div class="warning" role="alert">{{ sentence }}</div>{% endfor %}
+{% for sentence in shop.red %}<div class="warning" role="alert">{{ sentence }}</div>{% endfor %}
+{% for sentence in shop.cautions %}<div class="warning caution">{{ sentence }}</div>{% endfor %}
 <h3>What each strategy found</h3><div class="tabs">
 {% for pane in shop.panes %}<input type="radio" name="{{ shop.name }}-slice" id="{{ shop.name }}-{{ pane.name }}"{{ ' checked' if pane.first
  }}>{% endfor %}
 <div class="bar">{% for pane in shop.panes %}<label for="{{ shop.name }}-{{ pane.name }}">{{ pane.label }}</label>{% endfor %}</div>
 {% for pane in shop.panes %}<div class="pane"><p class="soft"><small>{{ pane.about }}</small></p>
 <div class="panel-card">{{ pane.table }}</div></div>{% endfor %}</div>
+{% if shop.layers %}<h3>Who filled the lists</h3><p class="soft"><small>Of the places served at k = 12: those of the strategy itself, those filled up with
+ popularity (grey); what a mixture says itself is credited to the parts that proposed it, in equal shares.</small></p>
+<div class="panel-card">{{ shop.layers }}</div>{% endif %}
+{% if shop.details %}<h3>For whom, and for what</h3><p class="soft"><small>MAP@12 of the lists as given, by what is known of the user or of the item; for items
+ only those of the slice count as right.</small></p>{% for part in shop.details %}<details><summary>by {{ part.label }}</summary>
+<div class="panel-card">{{ part.table }}</div></details>{% endfor %}{% endif %}
+{% if shop.looks %}<h3>What the lists are like</h3><p class="soft"><small>At k = 12, all users, lists as given. None of these is good or bad by itself: they say
+ what kind of list a number was won with.</small></p><div class="panel-card">{{ shop.looks }}</div>{% endif %}
 {% if shop.charts %}<h3>How much a longer list finds</h3><div class="charts">{% for chart in shop.charts %}
 <div class="panel-card"><small class="soft">{{ chart.label }}</small>{{ chart.svg }}</div>{% endfor %}</div>{% endif %}
 {% if shop.cold %}<h3>New items only</h3><p class="soft"><small>{{ shop.cold_about }}</small></p><div class="panel-card">{{ shop.cold }}</div>{%
  endif %}
+{% for part in shop.more %}<h3>{{ part.heading }}</h3><p class="soft"><small>{{ part.about }}</small></p>{{ part.body }}{% endfor %}
 {% if shop.missing %}<h3>Not answered here</h3>{% for name, reason in shop.missing %}<div class="note"><b>{{ name }}</b>: {{ reason }}</div>{%
  endfor %}{% endif %}
 {% if shop.people %}<h3>Real people, real recommendations</h3>
 <p class="soft"><small>What they had, what they took after the cutoff, and the first {{ n_tiles }} of every strategy.
 A green ring marks an item they really took.</small></p>
 {% for person in shop.people %}<article class="person"><h4>{{ person.title }}</h4><small class="soft">{{ person.about }}</small>
-<div class="two"><div><div class="who">before, newest first</div>{{ show.tiles(person.before, shop.prefix) }}</div>
-<div><div class="who">what they took then</div>{{ show.tiles(person.after, shop.prefix) }}</div>
+<div class="two"><div><div class="who">before, newest first</div>{{ show.tiles(person.before) }}</div>
+<div><div class="who">what they took then</div>{{ show.tiles(person.after) }}</div>
 {% for name, items, n_hits in person.lists %}<div><div class="who"><span class="dot" style="background:{{ colours.get(name, any_colour)
  }}"></span>{{ name }}
-{% if n_hits %}<span class="found">{{ n_hits }} found</span>{% endif %}</div>{{ show.tiles(items, shop.prefix) }}</div>{% endfor %}
+{% if n_hits %}<span class="found">{{ n_hits }} found</span>{% endif %}</div>{{ show.tiles(items) }}</div>{% endfor %}
 </div></article>{% endfor %}{% endif %}</section>
 """
 
-# %% ../../nbs/82_evaluation.report.ipynb #5752dc11
+# %% ../../nbs/82_evaluation.report.ipynb #5c9dd731
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head><body><main><h1>{{ title }}</h1>
 <p class="soft">Every strategy was asked the same: same users, same items, same k, same exclusions, same truth. Users without recommendations
@@ -375,12 +440,14 @@ no fallback is mixed into a strategy's own number. Intervals hold 95 % of 1,000 
 {% for section in sections %}{{ section }}{% endfor %}
 <section id="sheet"><h2>Definitions</h2><div class="panel-card"><table><thead><tr><th>metric</th><th class="left">above the line</th><th
  class="left">below it</th>
-<th class="left">averaged over</th></tr></thead><tbody>{% for line in definitions %}<tr><td>{{ line.metric }}</td><td class="left">{{
+<th class="left">averaged over</th><th class="left">source</th></tr></thead><tbody>
+{% for line in definitions %}<tr><td>{{ line.metric }}</td><td class="left">{{
  line.formula }}</td>
-<td class="left">{{ line.denominator }}</td><td class="wrap">{{ line.averaged }}</td></tr>{% endfor %}</tbody></table></div>
+<td class="left">{{ line.denominator }}</td><td class="wrap">{{ line.averaged }}</td>
+<td class="wrap">{{ line.source }}</td></tr>{% endfor %}</tbody></table></div>
 <p class="soft"><small>{{ ties }}</small></p></section></main></body></html>
 """
-TEMPLATES = {"table": TABLE, "cold": COLD, "tiles": TILES, "shop": SHOP, "page": PAGE}
+TEMPLATES = {"table": TABLE, "cold": COLD, "matrix": MATRIX, "layers": LAYERS, "tiles": TILES, "shelf": SHELF, "shop": SHOP, "page": PAGE}
 
 
 def render(template: str, **values: object) -> Markup:
@@ -388,12 +455,13 @@ def render(template: str, **values: object) -> Markup:
     pages = Environment(loader=DictLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return Markup(pages.get_template(template).render(**values))
 
-# %% ../../nbs/82_evaluation.report.ipynb #fb4b86ce
+# %% ../../nbs/82_evaluation.report.ipynb #e4ea6a4f
 COLUMNS = (("map", 12), ("recall", 12), ("recall", 100), ("ndcg", 12), ("mrr", 12), ("hit_rate", 12), ("user_coverage", 12), ("item_coverage", 12))
 ABOUT = {
     "all": "Everybody who took something after the cutoff.", "warm": "Users with an event before the cutoff.",
     "cold_users": "Users without any event before the cutoff: only what needs no history can answer.",
     "cold_items": "Only items without an event before the cutoff count as right, ranked among all items; users who took one.",
+    "served": "What a visitor would see: every list filled up to k with popularity, by the same rules, for every strategy alike.",
 }  # fmt: skip
 
 
@@ -414,7 +482,7 @@ class Line(NamedTuple):
     cells: list[Cell]
     against: Comparison | None
 
-# %% ../../nbs/82_evaluation.report.ipynb #56658318
+# %% ../../nbs/82_evaluation.report.ipynb #146e450c
 def slice_table(rows: Sequence[dict], part: str, comparisons: Sequence[Comparison] = ()) -> Markup:
     "One slice of one shop as html."
     tops = [best_value(rows, metric, k, part) for metric, k in COLUMNS]
@@ -429,7 +497,73 @@ def slice_table(rows: Sequence[dict], part: str, comparisons: Sequence[Compariso
                  for each, best in zip(found, tops, strict=True)]  # fmt: skip
         colour, strip = COLOURS.get(row["strategy"], ANY_COLOUR), interval_svg(row, top, reference)
         lines.append(Line(row["strategy"], colour, row["reason"], strip, cells, against.get(row["strategy"])))
-    return render("table", columns=COLUMNS, names=NAMES, lines=lines)
+    return render("table", columns=COLUMNS, names=NAMES, lines=lines, baselines=BASELINES, compared=bool(against))
+
+# %% ../../nbs/82_evaluation.report.ipynb #d6b759b3
+DETAILS = {"history": "events before the cutoff", "item_age": "days since the item's first sale", "category": "category of the item",
+           "price": "price of the item", "segment": "segment of the user"}  # fmt: skip
+
+
+class Field(NamedTuple):
+    "One field of a matrix."
+
+    text: str
+    told: str = ""  # what stands behind it, seen when the pointer rests on it
+    mark: str = ""  # best, above, below, soft, or nothing
+
+
+def matrix(rows: Iterable[tuple[str, Sequence[Field]]], heads: Sequence[tuple[str, str]]) -> Markup:
+    "Strategies against columns; a head has a name and a small line under it."
+    return render("matrix", rows=[(name, COLOURS.get(name, ANY_COLOUR), fields) for name, fields in rows], heads=heads, baselines=BASELINES)
+
+
+def detail_tables(rows: Sequence[dict]) -> list[tuple[str, Markup]]:
+    "(label, table) of every way in which users and items were parted."
+    metric, k = HEADLINE
+    found = {(row["slice"], row["strategy"]): row for row in rows if ":" in row["slice"] and (row["metric"], row["k"]) == (metric, k)}
+    parts, names = list(dict.fromkeys(part for part, _ in found)), list(dict.fromkeys(name for _, name in found))
+    tables = []
+    for way in dict.fromkeys(part.split(":")[0] for part in parts):
+        mine = [part for part in parts if part.split(":")[0] == way]
+        heads = [(part.split(":", 1)[1], f"{max(found[part, name]['n_users'] for name in names if (part, name) in found):,} users") for part in mine]
+        tables.append((DETAILS.get(way, way), matrix([(name, [_detail(rows, found.get((part, name))) for part in mine]) for name in names], heads)))
+    return tables
+
+
+def _detail(rows: Sequence[dict], row: dict | None) -> Field:
+    if row is None or row["value"] is None:
+        return Field("–")
+    ends = "" if row["lo"] is None else f"[{row['lo']:.4f}, {row['hi']:.4f}]"
+    return Field(shown(row["value"]), ends, "best" if row["value"] == best_value(rows, row["metric"], row["k"], row["slice"]) else "")
+
+# %% ../../nbs/82_evaluation.report.ipynb #4f3ec5aa
+LOOKS = ("precision", "user_coverage", "item_coverage", "novelty", "ild", "gini", "popularity_share", "repeat_share")
+
+
+def looks_table(rows: Sequence[dict]) -> Markup:
+    "Beyond accuracy, at the headline's k."
+    found = {(row["strategy"], row["metric"]): row for row in rows if (row["k"], row["slice"]) == (HEADLINE[1], "all") and row["metric"] in LOOKS}
+    metrics = [metric for metric in LOOKS if any(key[1] == metric and row["value"] is not None for key, row in found.items())]
+    names = dict.fromkeys(name for (name, _), row in found.items() if row["value"] is not None)
+    fields = lambda name: [Field(shown(found[name, metric]["value"], metric), found[name, metric]["reason"] or "") for metric in metrics]
+    return matrix([(name, fields(name)) for name in names], [(NAMES[metric], "") for metric in metrics]) if metrics else Markup("")
+
+
+def layers_table(layers: Sequence[dict]) -> Markup:
+    "Who filled the places served, a bar for each strategy."
+    lines = []
+    for name in dict.fromkeys(row["strategy"] for row in layers):
+        shares = {row["layer"]: row["share"] for row in layers if row["strategy"] == name}
+        parts = {layer.removeprefix("part:"): share for layer, share in shares.items() if layer.startswith("part:")} or {name: shares["itself"]}
+        told = [(part, share) for part, share in [*parts.items(), (f"filled with {FALLBACK}", shares[FALLBACK])] if round(share, 3)]
+        bar, start = [], 0.0
+        for part, share in told:
+            colour = COLOURS.get(part, COLOURS[FALLBACK])
+            bar.append(f'<rect x="{220 * start:.1f}" width="{220 * share:.1f}" height="12" fill="{colour}"/>')
+            start += share
+        svg = Markup(f'<svg class="layers" width="220" height="12" role="img" aria-label="{escape(name)}">{"".join(bar)}</svg>')
+        lines.append((name, COLOURS.get(name, ANY_COLOUR), svg, ", ".join(f"{part} {share:.1%}" for part, share in told)))
+    return render("layers", lines=lines, baselines=BASELINES) if lines else Markup("")
 
 # %% ../../nbs/82_evaluation.report.ipynb #71040fbc
 def cold_table(cold: ColdRanking) -> Markup:
@@ -445,7 +579,16 @@ def cold_table(cold: ColdRanking) -> Markup:
                       "over": [over.get((name, other)) for other in COLD_BASELINES]})  # fmt: skip
     return render("cold", lines=lines)
 
-# %% ../../nbs/82_evaluation.report.ipynb #a48efa7c
+# %% ../../nbs/82_evaluation.report.ipynb #1ac07df2
+class Section(NamedTuple):
+    "A part of a shop's page that another room has made."
+
+    heading: str
+    about: str
+    body: Markup
+    pictures: Mapping[str, str] = MappingProxyType({})  # css class -> data uri
+
+# %% ../../nbs/82_evaluation.report.ipynb #cb6619d8
 @dataclass(frozen=True)
 class ShopReport:
     "What one shop contributes to the page."
@@ -454,15 +597,31 @@ class ShopReport:
     facts: list[tuple[str, str]]
     rows: list[dict]
     comparisons: list[Comparison]
-    warnings: list[str]
+    cautions: list[str]  # models below a baseline
+    red: list[str]  # mixtures below their best part
+    layers: list[dict]
     cold: ColdRanking | None = None
     gallery: Gallery | None = None
+    more: tuple[Section, ...] = ()
 
-    def section(self, n: int) -> Markup:
-        "The shop's part of the page; n keeps its pictures apart from those of other shops."
-        shop = {"name": self.name, "facts": self.facts, "warnings": self.warnings, "prefix": f"p{n}-", "panes": self._panes(),
-                "plain": not (self.gallery and self.gallery.pictures), "charts": self._charts(),
-                "missing": list(missing_in(self.rows).items()), "people": self._people()}  # fmt: skip
+    @property
+    def warnings(self) -> list[str]:
+        "What a reader must not overlook."
+        return self.red + self.cautions
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        "Every picture of the shop's part, by its css class."
+        sources = [self.gallery.pictures] if self.gallery else []
+        return {name: uri for pictures in [*sources, *(section.pictures for section in self.more)] for name, uri in pictures.items()}
+
+    def section(self) -> Markup:
+        "The shop's part of the page."
+        shop = {"name": self.name, "facts": self.facts, "red": self.red, "cautions": self.cautions, "layers": layers_table(self.layers),
+                "details": [{"label": label, "table": table} for label, table in detail_tables(self.rows)], "looks": looks_table(self.rows),
+                "panes": self._panes(),
+                "plain": not self.pictures, "charts": self._charts(),
+                "missing": list(missing_in(self.rows).items()), "people": self._people(), "more": self.more}  # fmt: skip
         return render("shop", shop=shop | self._cold(), n_tiles=N_TILES, colours=COLOURS, any_colour=ANY_COLOUR)
 
     def _panes(self) -> list[dict]:
@@ -489,7 +648,7 @@ class ShopReport:
             {"title": f"user {one.user_id}", "about": f"{one.how}; {one.n_before:,} events before", "before": one.before, "after": one.after,
              "lists": [(name, tiles, sum(tile.hit for tile in tiles)) for name, tiles in one.lists]} for one in self.gallery.examples]  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #3b07ed98
+# %% ../../nbs/82_evaluation.report.ipynb #3498065d
 @dataclass(frozen=True)
 class Report:
     "All shops of a run on one page."
@@ -500,11 +659,11 @@ class Report:
 
     def html(self) -> str:
         "The page: one file, nothing from outside."
-        pictures = [f".p{n}-{num}{{background-image:url({uri})}}" for n, shop in enumerate(self.shops) if shop.gallery
-                    for num, uri in sorted(shop.gallery.pictures.items())]  # fmt: skip
+        pictures = {name: uri for shop in self.shops for name, uri in shop.pictures.items()}
+        shown = [f".{name}{{background-image:url({uri})}}" for name, uri in sorted(pictures.items())]
         return render("page", title=self.title, facts=self.facts, shops=[shop.name for shop in self.shops], definitions=DEFINITIONS, ties=TIES,
-                      style=Markup("".join([STYLE, STYLE_GALLERY, STYLE_TABS, *pictures])),
-                      sections=[shop.section(n) for n, shop in enumerate(self.shops)])  # fmt: skip
+                      style=Markup("".join([STYLE, STYLE_GALLERY, STYLE_TABS, *shown])),
+                      sections=[shop.section() for shop in self.shops])  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Report {self.title}: " + "; ".join(f"{shop.name}, {len(strategies_in(shop.rows))} strategies" for shop in self.shops)
@@ -526,7 +685,7 @@ def shop_facts(judgement: Judgement, interactions: Interactions, repeat: str, en
             ("may be recommended", f"{judgement.protocol.allowed.sum():,}"), ("users judged", f"{n_users['all']:,}"),
             ("of them warm", f"{n_users['warm']:,}"), ("already bought", repeat)]  # fmt: skip
 
-# %% ../../nbs/82_evaluation.report.ipynb #459f9f8d
+# %% ../../nbs/82_evaluation.report.ipynb #accfd551
 def report_shop(
     judgement: Judgement,
     interactions: Interactions,
@@ -535,12 +694,13 @@ def report_shop(
     repeat: str,
     end_at: int | None = None,  # where the judged window ends
     seed: int = 7,
+    more: Sequence[Section] = (),  # what other rooms add
 ) -> ShopReport:
     "A shop's part of the page."
-    parts_of = {name: tuple(parts) for name, scorer in scorers.items() if (parts := getattr(scorer, "scorers", ()))}
     cold = cold_ranking(judgement.protocol, scorers, catalog, interactions, seed=seed)
-    return ShopReport(interactions.dataset, shop_facts(judgement, interactions, repeat, end_at), judgement.rows, compare_all(judgement),
-                      warnings(judgement, parts_of), cold, examples(judgement, catalog, seed))  # fmt: skip
+    facts, red = shop_facts(judgement, interactions, repeat, end_at), below_best_part(judgement, parts_of(scorers))
+    return ShopReport(interactions.dataset, facts, judgement.rows, compare_all(judgement), below_baselines(judgement), red, judgement.layers, cold,
+                      examples(judgement, catalog, seed), tuple(more))  # fmt: skip
 
 # %% ../../nbs/82_evaluation.report.ipynb #70ea89e0
 def write_report(report: Report, out: Path | str) -> None:

@@ -5,22 +5,35 @@
 # %% auto #0
 __all__ = ['split']
 
-# %% ../../nbs/pipeline/02_split.ipynb #ca57411c
+# %% ../../nbs/pipeline/02_split.ipynb #b80bc677
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..data.engine import open_engine
+from ..data.sessions import Rules
 from ..data.split import datasets, split_shop
 
-# %% ../../nbs/pipeline/02_split.ipynb #a5034d84
-def split(inputs: Mapping[str, Path], out_dir: Path, *, split: str = "time", test_days: int = 7, valid_days: int = 7, seed: int = 7) -> dict:
+# %% ../../nbs/pipeline/02_split.ipynb #b1afefd3
+def split(
+    inputs: Mapping[str, Path],
+    out_dir: Path,
+    *,
+    split: str = "time",
+    test_days: int = 7,
+    valid_days: int = 7,
+    weeks_back: int = 0,
+    session_gap_minutes: int = 60,
+    session_events: Sequence[str] = (),
+    min_item_events: int = 5,
+    seed: int = 7,
+) -> dict:
     "Split the events of each shop and read its items as of the cutoffs."
-    out, cutoffs, counts = Path(out_dir), {}, {}
+    out, cutoffs, counts, rules = Path(out_dir), {}, {}, Rules(session_gap_minutes, session_events, min_item_events)
     with open_engine(work=out, in_order=True) as engine:
         for name, about in datasets(inputs).items():
-            found, counts[name] = split_shop(engine, Path(inputs["events"]), out, name, about, split, test_days, valid_days, seed)
+            found, counts[name] = split_shop(engine, Path(inputs["events"]), out, name, about, split, test_days, valid_days, seed, weeks_back, rules)
             cutoffs[name] = asdict(found)
     (out / "cutoffs.json").write_text(json.dumps(cutoffs, indent=1))
     return counts

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEARCHES', 'tune']
 
-# %% ../../nbs/pipeline/16_tune.ipynb #a5dfde62
+# %% ../../nbs/pipeline/16_tune.ipynb #e73ef476
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +16,14 @@ from threadpoolctl import threadpool_limits
 from ..data.split import datasets
 from ..errors import SettingsError
 from ..recommend import select_exam
-from ..scorers.search import search_als, search_item_knn, search_transitions
+from ..scorers.search import search_als, search_ease, search_item_knn, search_transitions
 
-# %% ../../nbs/pipeline/16_tune.ipynb #d4d8584b
+# %% ../../nbs/pipeline/16_tune.ipynb #e9b373d4
 SEARCHES = {
     "als": lambda exam, trials, seed: search_als(exam, max(trials // 2, 1), seed),
     "item_knn": lambda exam, trials, seed: search_item_knn(exam, trials, seed),
     "transitions": lambda exam, trials, seed: search_transitions(exam, trials, seed),
+    "ease": lambda exam, trials, seed: search_ease(exam, max(trials // 2, 1), seed),
 }
 
 

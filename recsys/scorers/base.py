@@ -181,7 +181,7 @@ class VectorScorer(Scorer):
         scores = found.scores if exclude is None else np.where(contains(exclude, listed), np.float32(np.nan), found.scores)
         return best(scores, k, listed)
 
-# %% ../../nbs/60_scorers.base.ipynb #29041cec
+# %% ../../nbs/60_scorers.base.ipynb #24a74748
 class Missing(NamedTuple):
     "A strategy that cannot answer here, and why."
 
@@ -189,4 +189,7 @@ class Missing(NamedTuple):
     reason: str
 
 
-STRATEGIES = ("popularity", "repurchase", "item_knn", "transitions", "als", "content", "two_tower", "als_tower", "hybrid_generalizable", "hybrid")
+STRATEGIES = (
+    "popularity", "segment_popularity", "trending", "repurchase", "same_product", "item_knn", "transitions", "ease", "als", "content", "two_tower",
+    "als_tower", "hybrid_generalizable", "hybrid", "hybrid_default", "ranker",
+)  # fmt: skip

@@ -28,10 +28,10 @@ from ..recommend import Recommender, load_scorers, sale_weeks
 from ..scorers.base import Missing, Scorer
 from ..store import MANIFEST, check_files, file_hash, json_hash, read_manifest, sealed, unsealed, versions, write_text
 
-# %% ../../nbs/90_serving.bundle.ipynb #feecfd15
+# %% ../../nbs/90_serving.bundle.ipynb #553e6db2
 FORMAT = 2  # 2: sealed
 REMEDY = "make the bundle again: recsys run PROFILE --from bundle"
-STEPS = ("events", "split", "interactions", "als", "als_import", "faiss", "user_vectors", "two_tower", "als_tower", "hybrid", "tune")
+STEPS = ("events", "split", "interactions", "neighbours", "als", "als_import", "faiss", "user_vectors", "two_tower", "als_tower", "hybrid", "ranker", "tune")
 LEFT_OUT = (
     "events*.parquet", "items.parquet", "item_properties*", "rejects*", "accounting.json", "given_*", "train*", "valid*", "test*", "trials*", "*_select.*",
     "*.csv", "*.png", "*.html", "manifest.json", "loss.json", "*.ckpt", "*.part",

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['N_VALID', 'N_VALID_ITEMS', 'HALF_LIFE_DAYS', 'SCALARS_FASTER', 'PATIENCE', 'EXPLODED', 'bf16_is_faster',
            'same_every_time', 'Start', 'Batch', 'usable_pairs', 'why_not', 'Feed', 'seen_by', 'past_of', 'log_expected',
-           'mentioned_by', 'item_inputs', 'make_batch', 'own_of', 'batch_loss', 'own_items', 'compact', 'item_tastes',
-           'item_outputs', 'valid_loss', 'Adam', 'save_checkpoint', 'load_checkpoint', 'TrainDials', 'Trained',
-           'epoch_batches', 'train_epoch', 'training_key', 'train_towers', 'refuse_divergence', 'stopped', 'TowerModel',
-           'read_record', 'loss_picture', 'save_trained']
+           'draw_extra', 'mentioned_by', 'item_inputs', 'make_batch', 'own_of', 'batch_loss', 'own_items', 'compact',
+           'item_tastes', 'item_outputs', 'valid_loss', 'Adam', 'save_checkpoint', 'load_checkpoint', 'TrainDials',
+           'Trained', 'epoch_batches', 'train_epoch', 'training_key', 'train_towers', 'refuse_divergence', 'stopped',
+           'TowerModel', 'read_record', 'loss_picture', 'save_trained']
 
 # %% ../../nbs/52_towers.train.ipynb #0f0cb810
 import hashlib
@@ -66,7 +66,7 @@ def same_every_time(seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-# %% ../../nbs/52_towers.train.ipynb #8e244350
+# %% ../../nbs/52_towers.train.ipynb #d32e8d37
 class Start(NamedTuple):
     "Where an ALS tower starts from."
 
@@ -80,6 +80,7 @@ class Batch(NamedTuple):
     vectors: Tensor  # (n, D)
     categories: Tensor  # (n, LEVELS)
     prices: Tensor  # (n, 2)
+    codes: Tensor  # (n, len(PLANES))
     past: Past  # places point into the n items
     candidates: Tensor  # (C,) places in the n items; the first B are the pairs' own
     seen: Tensor  # (C, TRENDS)
@@ -195,7 +196,7 @@ def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts:
     nobody = np.full(len(user_nums), -1)
     return Queries(shop.dataset, nobody.astype(np.int64), nobody.astype(np.int32), at, taken, shop.interactions.time_unit)
 
-# %% ../../nbs/52_towers.train.ipynb #e731a066
+# %% ../../nbs/52_towers.train.ipynb #4860aedd
 def seen_by(feed: Feed, rows: np.ndarray) -> Block:
     "The histories of these pairs: only what is strictly older than each, and has a vector."
     past, columns = feed.shop.interactions.past, feed.columns
@@ -214,18 +215,36 @@ def past_of(feed: Feed, rows: np.ndarray, seen: Block, places_of: Callable[[np.n
 
 
 def log_expected(feed: Feed, rows: np.ndarray, n_extra: int) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    "How often an item is expected among a batch's candidates: its share of the period's pairs, plus its share of the drawn ones."
-    n_items = feed.shop.interactions.n_items
-    keys, counts = np.unique(feed.periods[rows] * n_items + feed.columns["item_num"][rows], return_counts=True)
-    totals = np.bincount(feed.periods[rows], minlength=len(feed.starts))
+    "How often an item is expected among a batch's candidates: as somebody's own, as a rival, drawn evenly."
+    n_items, alike = feed.shop.interactions.n_items, feed.shop.alike
+    periods, totals = feed.periods[rows], np.bincount(feed.periods[rows], minlength=len(feed.starts))
+    of_item = _counts(periods * n_items + feed.columns["item_num"][rows])
+    of_group = _counts(periods * n_items + alike.groups[feed.columns["item_num"][rows]])
 
     def expected(nums: np.ndarray, period: int, n: int) -> np.ndarray:
-        wanted = period * n_items + nums
-        places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        share = np.where(keys[places] == wanted, counts[places], 0) / max(totals[period], 1)
-        return np.log(n * share + n_extra / len(feed.with_vector)).astype(np.float32)
+        total, groups = max(totals[period], 1), alike.groups[nums]
+        own, near = of_item(period * n_items + nums) / total, of_group(period * n_items + groups) / total / alike.sizes[groups]
+        return np.log(n * own + (n_extra - n_extra // 2) * near + n_extra // 2 / len(feed.with_vector)).astype(np.float32)
 
     return expected
+
+
+def _counts(keys: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    "How often each key was there."
+    distinct, counts = np.unique(keys, return_counts=True)
+
+    def counted(wanted: np.ndarray) -> np.ndarray:
+        places = np.minimum(np.searchsorted(distinct, wanted), len(distinct) - 1)
+        return np.where(distinct[places] == wanted, counts[places], 0)
+
+    return counted
+
+
+def draw_extra(feed: Feed, rows: np.ndarray, n_extra: int, rng: np.random.Generator) -> np.ndarray:
+    "(n_extra,) item nums beside the pairs' own: half drawn evenly, half rivals that look like an own one."
+    even = feed.with_vector[rng.integers(len(feed.with_vector), size=n_extra // 2)]
+    own = feed.columns["item_num"][rng.choice(rows, n_extra - n_extra // 2)]
+    return np.concatenate([even, feed.shop.alike.rivals(own, rng)])
 
 
 def mentioned_by(feed: Feed, seen: Block, nums: np.ndarray) -> np.ndarray:
@@ -234,14 +253,14 @@ def mentioned_by(feed: Feed, seen: Block, nums: np.ndarray) -> np.ndarray:
 
 
 def item_inputs(shop: TowerShop, nums: np.ndarray, moment: int) -> list[Tensor]:
-    "Vectors, categories and prices of these items, as they were known at a moment."
-    return [torch.from_numpy(array) for array in (shop.vectors[nums], shop.categories[nums], shop.price_ranks(nums, moment))]
+    "Vectors, categories, prices and codes of these items, as they were known at a moment."
+    return [torch.from_numpy(array) for array in (shop.vectors[nums], shop.categories[nums], shop.price_ranks(nums, moment), shop.codes[nums])]
 
 
 def make_batch(
     feed: Feed,
     rows: np.ndarray,  # (B,)
-    extra: np.ndarray,  # (E,) item nums drawn evenly
+    extra: np.ndarray,  # (E,) item nums, of `draw_extra`
     expected: Callable[[np.ndarray, int, int], np.ndarray],
 ) -> tuple[Batch, np.ndarray]:
     "The tensors of a batch, and the item nums of its candidates."
@@ -263,7 +282,7 @@ def own_of(feed: Feed, rows: np.ndarray) -> Tensor | None:
 
 def batch_loss(towers: Towers, shop: str, batch: Batch, nums: np.ndarray) -> Tensor:
     "The sampled softmax loss of a batch."
-    tastes = towers.items(shop, batch.vectors, batch.categories, batch.prices)
+    tastes = towers.items(shop, batch.vectors, batch.categories, batch.prices, batch.codes)
     users = towers.users(shop, batch.past, tastes)
     items = towers.offered(torch.nn.functional.embedding(batch.candidates, tastes), batch.seen)
     own = own_items(towers, shop, batch.own, items[: len(users)])
@@ -275,7 +294,7 @@ def own_items(towers: Towers, shop: str, own: Tensor | None, items: Tensor) -> T
     if own is None:
         return None
     size = towers.config.embedding_size
-    return torch.cat([towers.items(shop, own, None, None)[:, :size], items[:, size:]], dim=1)
+    return torch.cat([towers.items(shop, own)[:, :size], items[:, size:]], dim=1)
 
 # %% ../../nbs/52_towers.train.ipynb #794081c3
 def compact(past: Past, tastes: Tensor) -> tuple[Past, Tensor]:
@@ -371,7 +390,7 @@ def load_checkpoint(path: Path, key: str, towers: Towers, adam: Adam) -> tuple[d
     adam.load(part("adam/"))
     return found.about, part("best/")
 
-# %% ../../nbs/52_towers.train.ipynb #1d8e5f64
+# %% ../../nbs/52_towers.train.ipynb #e8d80fd7
 PATIENCE = 3  # epochs without a better valid loss before it stops
 EXPLODED = 10_000.0  # nats; guessing among a hundred million items costs 18, an untrained tower with long histories some hundreds
 
@@ -411,8 +430,7 @@ def train_epoch(towers: Towers, feeds: Mapping[str, Feed], adam: Adam, dials: Tr
     rng, losses = np.random.default_rng([dials.seed, epoch, 3]), []
     for shop, rows, expected in tqdm(epoch_batches(feeds, dials, epoch), desc=f"epoch {epoch + 1}", leave=False, disable=None):
         feed = feeds[shop]
-        extra = feed.with_vector[rng.integers(len(feed.with_vector), size=dials.batch_size // 2)]
-        batch, nums = make_batch(feed, rows, extra, expected)
+        batch, nums = make_batch(feed, rows, draw_extra(feed, rows, dials.batch_size // 2, rng), expected)
         with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
             loss = batch_loss(towers, shop, batch, nums)
         loss.backward()
