@@ -10,7 +10,7 @@ from scorer_contract import N_ITEMS, N_USERS, ScorerContract, made_up_shop
 
 from recsys.data.catalog import Catalog
 from recsys.errors import LeakError, MissingFileError, StrategyError
-from recsys.scorers.base import Missing, contains
+from recsys.scorers.base import Missing, Scorer, contains
 from recsys.scorers.item_knn import ItemKnnScorer
 from recsys.scorers.popularity import PopularityScorer
 from recsys.scorers.ranker import Facts, RankerScorer, drawn, feature_names, features, lessons, places_in, teach
@@ -21,8 +21,8 @@ def catalog_of(shop) -> Catalog:
     n = shop.n_items
     blank = {name: [None] * n for name in ("title", "text", "product_code", "image")}
     prices, paths = np.where(np.arange(n) % 5, 1.0 + np.arange(n), np.nan), ["a > b" if num < 20 else "c" for num in range(n - 1)] + [None]
-    return Catalog(pd.DataFrame({"item_id": shop.items.ids, "raw_id": shop.items.ids.astype(str), "category": paths, "price": prices, "attributes": "{}", **blank}),
-                   shop.dataset, shop.items)  # fmt: skip
+    about = {"item_id": shop.items.ids, "raw_id": shop.items.ids.astype(str), "category": paths, "price": prices, "attributes": "{}", **blank}
+    return Catalog(pd.DataFrame(about), shop.dataset, shop.items)
 
 
 def sources_of(shop):
@@ -67,6 +67,7 @@ def test_features_are_those_that_are_named():
     assert np.isnan(of("repurchase")[2:]).all() and of("events")[2] == 0  # a stranger
     assert of("never_sold").tolist() == [0, 1, 0, 0, 0]  # item 44
     np.testing.assert_allclose(of("price"), np.log1p(np.where(nums[nums >= 0] % 5, 1.0 + nums[nums >= 0], np.nan)), rtol=1e-6)
+    assert of("place_in_catalogue")[1] == np.float32(44 / N_ITEMS)
     history = shop.queries([0]).history(0)
     np.testing.assert_allclose(of("share_of_category")[0], (history < 20).mean())
     assert np.isnan(of("share_of_category")[1])  # item 44 has no category
@@ -79,6 +80,26 @@ def test_facts_are_those_of_the_cutoff():
         sold = np.bincount(past.item_nums[past.ts >= shop.at - days * 86_400_000], minlength=N_ITEMS)
         np.testing.assert_allclose(facts[:, place], np.log1p(sold), rtol=1e-6)
     np.testing.assert_allclose(facts[:40, 6], np.log1p((shop.at - shop.last_sold[:40]) / 86_400_000), rtol=1e-6)
+
+
+def test_new_items_have_a_lesson_of_their_own():
+    shop = made_up_shop()
+    asked, targets = shop.queries(np.arange(N_USERS)), np.zeros((N_USERS, N_ITEMS), np.float32)
+    targets[:, 3], targets[:30, 42], targets[30:, 43] = 1, 1, 1  # 40 to 44 were never sold
+    lesson = lessons(sources_of(shop) | {"content": Everything().fit(shop)}, asked, csr_array(targets), Facts.of(shop, catalog_of(shop)))
+    fresh = lesson.groups >= N_USERS
+    assert fresh.sum() == 2 * N_USERS and lesson.labels[fresh].sum() == N_USERS  # 42 and 43 alone: nobody took the other three
+    never = lesson.features[:, lesson.names.index("never_sold")]
+    assert (never[fresh] == 1).all() and np.bincount(lesson.groups[fresh] - N_USERS).tolist() == [2] * N_USERS
+
+
+class Everything(Scorer):
+    "Speaks about every item."
+
+    name = "content"
+
+    def columns(self, queries, nums):
+        return np.tile(nums.astype(np.float32), (len(queries), 1))
 
 
 def test_places():

@@ -17,7 +17,6 @@ from recsys.scorers.repurchase import RepurchaseScorer
 from recsys.scorers.weights import AT, Mixture, Table, candidate_table, climb, explore, moves, ternary_map, tune_bands, tune_hybrid
 
 
-
 def made_up_table(peaks: dict[str, np.ndarray], hits: np.ndarray, bands=None, n_asked=None, n_targets=None) -> Table:
     rows, columns = hits.shape
     ones = {part: np.ones((rows, 1), np.float32) for part in peaks}

@@ -10,7 +10,7 @@ __all__ = ['N_VALID', 'N_VALID_ITEMS', 'HALF_LIFE_DAYS', 'SCALARS_FASTER', 'PATI
            'Trained', 'epoch_batches', 'train_epoch', 'training_key', 'train_towers', 'refuse_divergence', 'stopped',
            'TowerModel', 'read_record', 'loss_picture', 'save_trained']
 
-# %% ../../nbs/52_towers.train.ipynb #0f0cb810
+# %% ../../nbs/52_towers.train.ipynb #8ba01c48
 import hashlib
 import json
 import time
@@ -34,7 +34,7 @@ from ..data.schema import DAY_MS
 from ..errors import ArtifactError, MissingFileError, StrategyError, VectorsError
 from ..store import atomic_path, write_json
 from .model import HISTORY, Past, TowerConfig, Towers, full_softmax, sampled_softmax
-from .pairs import MAX_PAIRS, Attributes, Block, TowerShop, batches, block, epoch_rows, period_of, period_starts
+from .pairs import MAX_PAIRS, Alike, Attributes, Block, TowerShop, batches, block, epoch_rows, period_of, period_starts
 from ..vectors.table import VectorTable, load_sealed, refuse_nan, save_sealed
 
 # %% ../../nbs/52_towers.train.ipynb #82670321
@@ -66,7 +66,7 @@ def same_every_time(seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-# %% ../../nbs/52_towers.train.ipynb #d32e8d37
+# %% ../../nbs/52_towers.train.ipynb #ec87f2ad
 class Start(NamedTuple):
     "Where an ALS tower starts from."
 
@@ -172,6 +172,11 @@ class Feed:
         "Nums of the items that have a vector."
         return np.flatnonzero(self.shop.has_vector)
 
+    @cached_property
+    def alike(self) -> Alike:
+        "The groups rivals come from; ALS vectors are no looks, so there all items with a vector are one group."
+        return self.shop.alike if self.start is None else Alike.of(self.shop.has_vector)
+
     def moment(self, period: int) -> int:
         "As of when items are described in a period; where only the order is known, as of now."
         return self.shop.interactions.at if self.shop.interactions.time_unit == "order" else int(self.starts[period])
@@ -196,7 +201,7 @@ def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts:
     nobody = np.full(len(user_nums), -1)
     return Queries(shop.dataset, nobody.astype(np.int64), nobody.astype(np.int32), at, taken, shop.interactions.time_unit)
 
-# %% ../../nbs/52_towers.train.ipynb #4860aedd
+# %% ../../nbs/52_towers.train.ipynb #0e1d932d
 def seen_by(feed: Feed, rows: np.ndarray) -> Block:
     "The histories of these pairs: only what is strictly older than each, and has a vector."
     past, columns = feed.shop.interactions.past, feed.columns
@@ -216,7 +221,7 @@ def past_of(feed: Feed, rows: np.ndarray, seen: Block, places_of: Callable[[np.n
 
 def log_expected(feed: Feed, rows: np.ndarray, n_extra: int) -> Callable[[np.ndarray, int, int], np.ndarray]:
     "How often an item is expected among a batch's candidates: as somebody's own, as a rival, drawn evenly."
-    n_items, alike = feed.shop.interactions.n_items, feed.shop.alike
+    n_items, alike = feed.shop.interactions.n_items, feed.alike
     periods, totals = feed.periods[rows], np.bincount(feed.periods[rows], minlength=len(feed.starts))
     of_item = _counts(periods * n_items + feed.columns["item_num"][rows])
     of_group = _counts(periods * n_items + alike.groups[feed.columns["item_num"][rows]])
@@ -244,7 +249,7 @@ def draw_extra(feed: Feed, rows: np.ndarray, n_extra: int, rng: np.random.Genera
     "(n_extra,) item nums beside the pairs' own: half drawn evenly, half rivals that look like an own one."
     even = feed.with_vector[rng.integers(len(feed.with_vector), size=n_extra // 2)]
     own = feed.columns["item_num"][rng.choice(rows, n_extra - n_extra // 2)]
-    return np.concatenate([even, feed.shop.alike.rivals(own, rng)])
+    return np.concatenate([even, feed.alike.rivals(own, rng)])
 
 
 def mentioned_by(feed: Feed, seen: Block, nums: np.ndarray) -> np.ndarray:
