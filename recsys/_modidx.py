@@ -1734,6 +1734,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'recsys/scorers/weights.py'),
                                         'recsys.scorers.weights.Mixture.value': ( 'scorers.weights.html#mixture.value',
                                                                                   'recsys/scorers/weights.py'),
+                                        'recsys.scorers.weights.Mixture.value_of': ( 'scorers.weights.html#mixture.value_of',
+                                                                                     'recsys/scorers/weights.py'),
                                         'recsys.scorers.weights.Point': ('scorers.weights.html#point', 'recsys/scorers/weights.py'),
                                         'recsys.scorers.weights.Table': ('scorers.weights.html#table', 'recsys/scorers/weights.py'),
                                         'recsys.scorers.weights.Table.level': ( 'scorers.weights.html#table.level',

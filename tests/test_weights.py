@@ -73,7 +73,7 @@ def test_tuning_is_not_worse_than_the_best_part(parts, exam):
     table = candidate_table(parts, *exam)
     alone = [table.mean_ap({part: 1.0}, dict.fromkeys(parts, "peak")) for part in parts]
     found = tune_hybrid(table, trials=30)
-    assert found.value >= max(alone) and found.value == max(row["value"] for row in found.trials)
+    assert max(row["value"] for row in found.trials) >= max(alone) and found.trials[-1]["how"] == "shrunk"
     assert found.value == pytest.approx(table.mean_ap(found.weights, found.kinds), abs=2e-3)
     assert tune_hybrid(table, trials=30).weights == found.weights
 
@@ -84,6 +84,17 @@ def test_a_search_that_was_killed_finds_what_it_would_have_found(parts, exam, tm
     whole = explore(table, 25, 7, starts)
     explore(table, 3, 7, starts, tmp_path / "trials.db")  # as far as it came
     assert explore(table, 25, 7, starts, tmp_path / "trials.db") == whole
+
+
+def test_few_users_stay_with_the_best_start(monkeypatch):
+    table, weight = two_tastes(40), {}
+    for users in (0, 100, 10**9):
+        monkeypatch.setattr("recsys.scorers.weights.PRIOR_USERS", users)
+        weight[users] = tune_hybrid(table, trials=10).weights.get("als", 0.0)
+    starts = ({"als": 1.0}, {"als": 0.0, "content": 1.0}, {"als": 0.5, "content": 0.5})
+    start = max(starts, key=lambda each: table.mean_ap(each, {"als": "peak", "content": "peak"}))
+    assert weight[10**9] == pytest.approx(start["als"], abs=1e-3)
+    assert weight[100] == pytest.approx((40 * weight[0] + 100 * start["als"]) / 140, abs=1e-3)
 
 
 def two_tastes(rows: int = 300) -> Table:

@@ -286,7 +286,7 @@ def _dataset(lesson: Lesson, rows: np.ndarray):  # -> lightgbm.Dataset
     sizes = np.unique(lesson.groups[rows], return_counts=True)[1]
     return lightgbm.Dataset(lesson.features[rows], lesson.labels[rows].astype(np.int32), group=sizes, feature_name=list(lesson.names), free_raw_data=False)
 
-# %% ../../nbs/68_scorers.ranker.ipynb #a4ce2007
+# %% ../../nbs/68_scorers.ranker.ipynb #84c8c5bc
 class RankerScorer(Mixer):
     "What trees learned of the opinions of many sources."
 
@@ -299,7 +299,8 @@ class RankerScorer(Mixer):
         self.booster = lightgbm.Booster(model_str=model)
         if (known := self.booster.feature_name()) != (wanted := feature_names(list(self.scorers))):
             odd = sorted(set(known) ^ set(wanted)) or ["their order"]
-            raise StrategyError(f"the ranker was trained on {len(known)} features, its sources here give {len(wanted)} (not in both: {', '.join(odd[:3])}); train it again")
+            raise StrategyError(f"the ranker was trained on {len(known)} features, its sources here give {len(wanted)} "
+                                f"(not in both: {', '.join(odd[:3])}); train it again")  # fmt: skip
 
     def fit(self, interactions: Interactions, items: Catalog | None = None, at: int | None = None) -> Self:
         "Gather the facts; sources and trees are fitted already."
