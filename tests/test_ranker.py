@@ -139,6 +139,18 @@ def test_a_leak_is_refused():
         teach(lesson._replace(features=told))
 
 
+def test_a_fact_that_carries_the_model_is_refused_a_source_is_said():
+    lesson, rng = lesson_of(made_up_shop()), np.random.default_rng(1)
+    blank = np.zeros_like(lesson.features)
+    hint = np.where(rng.random(len(lesson.labels)) < 0.8, lesson.labels, ~lesson.labels) + rng.random(len(lesson.labels))  # right four times of five
+    with pytest.raises(LeakError, match="demand_of_its_kind .100%.* does"):
+        told = blank.copy()
+        told[:, lesson.names.index("demand_of_its_kind")] = hint
+        teach(lesson._replace(features=told), trees=5)
+    blank[:, lesson.names.index("item_knn_level")] = hint
+    assert teach(lesson._replace(features=blank), trees=5).caution == "item_knn_level carries 100% of the ranker"
+
+
 def test_negatives_of_other_people_are_refused():
     lesson = lesson_of(made_up_shop())
     told, place = np.repeat(lesson.features, 3, axis=0), lesson.names.index("days_since_last_event")

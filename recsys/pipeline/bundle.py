@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['about_shop', 'bundle']
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #1da6a59a
+# %% ../../nbs/pipeline/15_bundle.ipynb #01bf2d09
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..data.split import read_cutoffs
 from ..scorers.base import Missing
 from ..serving.bundle import SHOWN, Shop, load_shop, refuse_two_runs, write_bundle
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #46977c70
+# %% ../../nbs/pipeline/15_bundle.ipynb #3e8850a8
 def about_shop(spoken: Mapping[str, object], cutoff: Mapping[str, object], shop: Shop | None = None) -> dict:
     "What `bundle.json` says of a shop."
     said = {name: spoken.get(name) for name in SHOWN} | {"cutoff": dict(cutoff)}
@@ -29,7 +30,8 @@ def bundle(inputs: Mapping[str, Path], out_dir: Path, *, repeat: str = "", dials
     refuse_two_runs(inputs)
     read = lambda step, name: json.loads((Path(inputs[step]) / name).read_text(encoding="utf-8"))
     spoken, cutoffs = read("events", "datasets.json"), read("split", "cutoffs.json")
-    policies = {name: {"repeat": repeat or said.get("repeat") or "allow"} for name, said in spoken.items()}
+    windows = read_cutoffs(inputs)
+    policies = {name: {"repeat": windows[name].policy(said["repeat"], repeat)} for name, said in spoken.items()}  # as it was evaluated
     first = {name: about_shop(said | policies[name], cutoffs.get(name, {})) for name, said in spoken.items()}
     write_bundle(inputs, out_dir, first, dials=dict(dials or {}))
     shops = {name: load_shop(Path(out_dir), name, first[name], Path.cwd(), dials) for name in spoken}

@@ -19,7 +19,7 @@ from ..scorers.base import Scorer
 from ..scorers.ranker import Facts, RankerScorer, lessons, teach
 from ..store import write_json
 
-# %% ../../nbs/pipeline/18_ranker.ipynb #096e407f
+# %% ../../nbs/pipeline/18_ranker.ipynb #df653468
 HELD_OUT = 0.2
 
 
@@ -54,14 +54,14 @@ def _ranker_of(inputs: Mapping[str, Path], out_dir: Path, name: str, trees: int,
     lesson = lessons(sources, exam.queries, exam.targets, Facts.of(exam.interactions, window.catalog), exam.allowed, exam.exclude, seed)
     fit = lambda part: teach(part, trees, learning_rate, seed)
     asked = np.random.default_rng(seed).permutation(len(exam.queries))[: int(HELD_OUT * len(exam.queries))]
-    judges, rest = exam.part(np.sort(asked)).sample(seed), ~np.isin(lesson.groups, asked)
+    judges, rest = exam.part(np.sort(asked)).sample(seed), ~np.isin(lesson.groups % len(exam.queries), asked)
     learned = lesson._replace(features=lesson.features[rest], labels=lesson.labels[rest], groups=lesson.groups[rest])
     trial = RankerScorer(sources, fit(learned).model).fit(exam.interactions, window.catalog)
     rivals = {"ranker": trial} | ({"hybrid": loaded["hybrid"]} if isinstance(loaded["hybrid"], Scorer) else {})
     values = {rival: round(judges.mean_ap(scorer), 4) for rival, scorer in rivals.items()}
     taught = fit(lesson)
-    about = {"reason": None, "trees": taught.trees, "n_queries": taught.n_queries, "n_asked": lesson.n_asked, "n_rows": len(lesson.labels),
-             "negatives_rate": round(lesson.negatives_rate, 4), "select_map": values, "n_judges": len(judges.queries),
+    about = {"reason": None, "caution": taught.caution, "trees": taught.trees, "n_queries": taught.n_queries, "n_asked": lesson.n_asked,
+             "n_rows": len(lesson.labels), "negatives_rate": round(lesson.negatives_rate, 4), "select_map": values, "n_judges": len(judges.queries),
              "importance": {feature: round(share, 4) for feature, share in taught.importance.items()}}  # fmt: skip
     RankerScorer(sources, taught.model).fit(exam.interactions, window.catalog).save(out_dir, about)
     return {key: about[key] for key in ("trees", "n_queries", "negatives_rate", "select_map")}

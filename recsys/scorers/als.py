@@ -6,7 +6,7 @@
 __all__ = ['FOLD_BLOCK', 'DIALS', 'FoldIn', 'same_history', 'als_space', 'AlsScorer', 'export_interactions', 'unpack_factors',
            'find_factors', 'import_factors']
 
-# %% ../../nbs/64_scorers.als.ipynb #6e955fa4
+# %% ../../nbs/64_scorers.als.ipynb #389723cf
 import hashlib
 import json
 import shutil
@@ -22,12 +22,12 @@ from ..data.catalog import Catalog
 from ..data.ids import IdMap
 from ..data.interactions import Interactions, Queries
 from ..errors import FactorsError, MissingFileError, SpaceError
-from .als_fit import file_hash, fit_als, read_interactions_csv
+from .als_fit import file_hash, fit_als, read_interactions_csv, spark_regularization
 from .base import VectorScorer
 from ..store import atomic_path, write_json
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/64_scorers.als.ipynb #6953897f
+# %% ../../nbs/64_scorers.als.ipynb #f1351136
 FOLD_BLOCK = 8_000_000  # numbers held at a time: 32 MB
 
 
@@ -38,13 +38,14 @@ class FoldIn:
         self,
         item_vectors: np.ndarray,  # (I, d), NaN rows where an item has none
         alpha: float,  # confidence 1 + alpha * weight
-        regularization: float,
+        penalty: float,  # of a user, or of each item of a user
+        per_item: bool = False,
     ) -> None:
-        self.items = np.nan_to_num(item_vectors.astype(np.float64))
+        items = np.nan_to_num(item_vectors.astype(np.float64))
         self.known = np.isfinite(item_vectors).all(axis=1)
-        self.alpha = alpha
-        self.gram = self.items.T @ self.items + regularization * np.eye(item_vectors.shape[1])  # (d, d): what all items say together
-        self.carried = np.linalg.solve(self.gram, self.items.T).T  # (I, d)
+        self.alpha, self.penalty, self.per_item = alpha, penalty, per_item
+        self.together, self.directions = np.linalg.eigh(items.T @ items)  # (d,), (d, d): Y'Y
+        self.items = items @ self.directions  # (I, d)
 
     def __call__(self, queries: Queries) -> np.ndarray:
         "(Q, d) float32; NaN where a history holds no item with a vector."
@@ -70,22 +71,24 @@ class FoldIn:
         held &= self.known[nums]
         weights = np.where(held, self.alpha * folded.data[cells].astype(np.float64), 0.0)
         wanted = np.where(held, 1.0 + weights, 0.0)
-        users = self._few(nums, weights, wanted) if len(places) <= self.items.shape[1] else self._many(nums, weights, wanted)
+        gram = self.together + self.penalty * (held.sum(axis=1)[:, None] if self.per_item else 1)  # (Q, d) or (d,): a diagonal
+        solve = self._few if len(places) <= self.items.shape[1] else self._many
+        users = solve(self.items[nums], np.broadcast_to(gram, (len(rows), len(self.together))), weights, wanted) @ self.directions.T
         return np.where(held.any(axis=1)[:, None], users, np.nan)
 
-    def _few(self, nums: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def _few(self, items: np.ndarray, gram: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> np.ndarray:  # (Q, L, d), (Q, d), (Q, L), (Q, L)
         "(G + Y'CY)^-1 Y'p = G^-1 Y' (1 + C Y G^-1 Y')^-1 p, for histories shorter than d."
-        carried = self.carried[nums]  # (Q, L, d)
-        system = weights[:, :, None] * (carried @ self.items[nums].transpose(0, 2, 1))
-        system[:, np.arange(nums.shape[1]), np.arange(nums.shape[1])] += 1.0
+        carried = items / gram[:, None, :]
+        system = weights[:, :, None] * (carried @ items.transpose(0, 2, 1))
+        system[:, np.arange(items.shape[1]), np.arange(items.shape[1])] += 1.0
         return np.einsum("ql,qld->qd", np.linalg.solve(system, wanted[:, :, None])[:, :, 0], carried)
 
-    def _many(self, nums: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        items = self.items[nums]
-        system = self.gram + items.transpose(0, 2, 1) @ (weights[:, :, None] * items)
+    def _many(self, items: np.ndarray, gram: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        system = items.transpose(0, 2, 1) @ (weights[:, :, None] * items)
+        system[:, np.arange(items.shape[2]), np.arange(items.shape[2])] += gram
         return np.linalg.solve(system, np.einsum("ql,qld->qd", wanted, items)[:, :, None])[:, :, 0]
 
-# %% ../../nbs/64_scorers.als.ipynb #328f7b2b
+# %% ../../nbs/64_scorers.als.ipynb #4120b739
 def same_history(queries: Queries, interactions: Interactions) -> np.ndarray:
     "(Q,) bool: the query's history is the one these interactions hold for its user."
     trained = interactions.past.take(queries.user_nums.astype(np.int64))
@@ -143,7 +146,9 @@ class AlsScorer(VectorScorer):
         self.interactions, self.users, self.items = interactions, users, items
         self.user_rows = users.rows(interactions.users.ids, missing="nan")
         self.item_vectors = items.rows(interactions.items.ids, missing="nan")
-        self.fold_in = FoldIn(self.item_vectors, self.alpha, self.regularization)
+        spark = self.engine == "spark"
+        penalty = spark_regularization(self.regularization, len(users), len(items), interactions.matrix().nnz) if spark else self.regularization
+        self.fold_in = FoldIn(self.item_vectors, self.alpha, penalty, per_item=spark)
         return self
 
     def user_vectors(self, queries: Queries) -> np.ndarray:

@@ -8,7 +8,7 @@ __all__ = ['ITEM_FACTS', 'DEMAND_DAYS', 'MOST_KINDS', 'N_RANKED', 'LAST_ASKED', 
            'feature_names', 'places_in', 'history_facts', 'shares_in', 'newest_only', 'features', 'Lesson', 'drawn',
            'lessons', 'joined', 'Taught', 'teach', 'RankerScorer', 'load_ranker']
 
-# %% ../../nbs/68_scorers.ranker.ipynb #05af128b
+# %% ../../nbs/68_scorers.ranker.ipynb #f5b43902
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 
 from ..data.catalog import Catalog, path_beginnings
 from ..data.interactions import NEVER, Interactions, Queries
-from ..data.sentinel import check_features, check_importance, check_negatives
+from ..data.sentinel import HIGHEST_SHARE, check_features, check_importance, check_negatives
 from ..errors import MissingFileError, StrategyError
 from .base import Scorer, TopK, best, blocks, contains
 from .hybrid import Mixer, reference_items, scale_of, unite
@@ -239,7 +239,7 @@ def _lessons(
     made, labels, groups = (np.concatenate(arrays) for arrays in zip(*parts, strict=True)) if parts else (np.zeros((0, 0)), *[np.zeros(0, int)] * 2)
     return Lesson(made, labels.astype(bool), groups, feature_names(list(scorers)), n_kept / max(n_wrong, 1), len(rows))
 
-# %% ../../nbs/68_scorers.ranker.ipynb #097a5475
+# %% ../../nbs/68_scorers.ranker.ipynb #40555e31
 LEAST_QUERIES = 50
 
 
@@ -249,7 +249,7 @@ class Taught(NamedTuple):
     model: str  # LightGBM's text format
     trees: int
     importance: dict[str, float]  # feature -> share of the gain, falling
-    aucs: dict[str, float]  # feature -> how well it orders the candidates of a query alone
+    caution: str | None  # what to look at
     n_queries: int
 
 
@@ -261,7 +261,7 @@ def teach(lesson: Lesson, trees: int = 300, learning_rate: float = 0.05, seed: i
     if len(queries) < LEAST_QUERIES:
         raise StrategyError(f"a ranker needs {LEAST_QUERIES} queries of the select window with something right among their candidates, got {len(queries)} of "
                             f"{lesson.n_asked:,}; give it more days: valid_days")  # fmt: skip
-    aucs = check_features(lesson.features, lesson.labels, lesson.names, lesson.groups)
+    check_features(lesson.features, lesson.labels, lesson.names, lesson.groups)
     check_negatives({name: lesson.features[:, lesson.names.index(name)] for name in USER_FACTS}, lesson.labels, lesson.groups)
     dials = {
         "objective": "lambdarank", "metric": "ndcg", "eval_at": [12], "lambdarank_truncation_level": 20, "learning_rate": learning_rate, "num_leaves": 31,
@@ -276,8 +276,11 @@ def teach(lesson: Lesson, trees: int = 300, learning_rate: float = 0.05, seed: i
     gain = booster.feature_importance("gain")
     order = np.argsort(-gain, kind="stable")
     importance = {lesson.names[place]: float(gain[place] / max(gain.sum(), 1e-9)) for place in order}
-    check_importance(importance)
-    return Taught(booster.model_to_string(), enough, importance, aucs, len(queries))
+    top, share = next(iter(importance.items()))
+    if top in (*ITEM_FACTS, *USER_FACTS, *PAIR_FACTS):
+        check_importance(importance)
+    caution = f"{top} carries {share:.0%} of the ranker" if share > HIGHEST_SHARE else None
+    return Taught(booster.model_to_string(), enough, importance, caution, len(queries))
 
 
 def _dataset(lesson: Lesson, rows: np.ndarray):  # -> lightgbm.Dataset

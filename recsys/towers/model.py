@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TREND_SIZE', 'WAVES', 'LIKENESS', 'ATTENTION', 'HISTORY', 'GAIN_OF_LIKENESS', 'UNSOLD', 'TowerConfig', 'width_of',
            'Fingerprint', 'fingerprints_of', 'main_axes', 'bend', 'Likeness', 'ContentItems', 'AlsItems', 'Past',
-           'add_up', 'Users', 'Towers', 'sampled_softmax', 'full_softmax']
+           'add_up', 'Users', 'Towers', 'sampled_softmax', 'all_scores', 'full_softmax']
 
 # %% ../../nbs/51_towers.model.ipynb #5f1f7149
 from dataclasses import asdict, dataclass, field
@@ -282,7 +282,7 @@ class Towers(nn.Module):
         size = self.config.embedding_size
         return torch.cat([functional.normalize(tastes[:, :size], dim=1), tastes[:, size:]], dim=1)
 
-# %% ../../nbs/51_towers.model.ipynb #fb66b015
+# %% ../../nbs/51_towers.model.ipynb #02425214
 def sampled_softmax(
     users: Tensor,  # (B, d)
     items: Tensor,  # (C, d); the first B are the users' own
@@ -299,14 +299,19 @@ def sampled_softmax(
     return (losses * weights).mean()
 
 
-def full_softmax(
+def all_scores(
     users: Tensor,  # (B, d)
     items: Tensor,  # (I, d)
-    nums: Tensor,  # (B,) item nums
+    nums: Tensor,  # (B,) the users' own items
     own_items: Tensor | None = None,  # (B, d) as above
 ) -> Tensor:
-    "(B,) negative log likelihood of each user's own item among all items."
+    "(B, I) every user's score of every item."
     scores = users @ items.T
     if own_items is not None:
         scores[torch.arange(len(nums)), nums] = (users * own_items).sum(dim=1)
-    return functional.cross_entropy(scores, nums, reduction="none")
+    return scores
+
+
+def full_softmax(users: Tensor, items: Tensor, nums: Tensor, own_items: Tensor | None = None) -> Tensor:
+    "(B,) negative log likelihood of each user's own item among all items."
+    return functional.cross_entropy(all_scores(users, items, nums, own_items), nums, reduction="none")

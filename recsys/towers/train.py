@@ -6,11 +6,12 @@
 __all__ = ['N_VALID', 'N_VALID_ITEMS', 'HALF_LIFE_DAYS', 'SCALARS_FASTER', 'PATIENCE', 'EXPLODED', 'bf16_is_faster',
            'same_every_time', 'Start', 'Batch', 'usable_pairs', 'why_not', 'Feed', 'seen_by', 'past_of', 'log_expected',
            'draw_extra', 'mentioned_by', 'item_inputs', 'make_batch', 'own_of', 'batch_loss', 'own_items', 'compact',
-           'item_tastes', 'item_outputs', 'valid_loss', 'Adam', 'save_checkpoint', 'load_checkpoint', 'TrainDials',
-           'Trained', 'epoch_batches', 'train_epoch', 'training_key', 'train_towers', 'refuse_divergence', 'stopped',
-           'TowerModel', 'read_record', 'loss_picture', 'save_trained']
+           'item_tastes', 'item_outputs', 'HeldOut', 'held_out', 'places_of', 'Adam', 'save_checkpoint',
+           'load_checkpoint', 'TrainDials', 'Trained', 'epoch_batches', 'train_epoch', 'training_key', 'train_towers',
+           'loss_row', 'best_epoch', 'stopped', 'refuse_divergence', 'TowerModel', 'read_record', 'loss_picture',
+           'save_trained']
 
-# %% ../../nbs/52_towers.train.ipynb #8ba01c48
+# %% ../../nbs/52_towers.train.ipynb #859b545f
 import hashlib
 import json
 import time
@@ -27,13 +28,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from ..data.interactions import Histories, Queries
 from ..data.schema import DAY_MS
 from ..errors import ArtifactError, MissingFileError, StrategyError, VectorsError
 from ..store import atomic_path, write_json
-from .model import HISTORY, Past, TowerConfig, Towers, full_softmax, sampled_softmax
+from .model import HISTORY, Past, TowerConfig, Towers, all_scores, sampled_softmax
 from .pairs import MAX_PAIRS, Alike, Attributes, Block, TowerShop, batches, block, epoch_rows, period_of, period_starts
 from ..vectors.table import VectorTable, load_sealed, refuse_nan, save_sealed
 
@@ -66,7 +68,7 @@ def same_every_time(seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-# %% ../../nbs/52_towers.train.ipynb #ec87f2ad
+# %% ../../nbs/52_towers.train.ipynb #f7bb8d73
 class Start(NamedTuple):
     "Where an ALS tower starts from."
 
@@ -150,6 +152,11 @@ class Feed:
         return np.union1d(drawn, self.columns["item_num"][self.valid_rows])
 
     @cached_property
+    def has_repeats(self) -> bool:
+        "Whether anybody ever takes a thing twice."
+        return bool((self.columns["taken_before"] > 0).any())
+
+    @cached_property
     def weights(self) -> np.ndarray:
         "(n,) float32 of every pair: of its event, less the older it is; 1 on average."
         weights, interactions = self.columns["weight"].astype(np.float64), self.shop.interactions
@@ -201,7 +208,7 @@ def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts:
     nobody = np.full(len(user_nums), -1)
     return Queries(shop.dataset, nobody.astype(np.int64), nobody.astype(np.int32), at, taken, shop.interactions.time_unit)
 
-# %% ../../nbs/52_towers.train.ipynb #0e1d932d
+# %% ../../nbs/52_towers.train.ipynb #da86716c
 def seen_by(feed: Feed, rows: np.ndarray) -> Block:
     "The histories of these pairs: only what is strictly older than each, and has a vector."
     past, columns = feed.shop.interactions.past, feed.columns
@@ -289,7 +296,7 @@ def batch_loss(towers: Towers, shop: str, batch: Batch, nums: np.ndarray) -> Ten
     "The sampled softmax loss of a batch."
     tastes = towers.items(shop, batch.vectors, batch.categories, batch.prices, batch.codes)
     users = towers.users(shop, batch.past, tastes)
-    items = towers.offered(torch.nn.functional.embedding(batch.candidates, tastes), batch.seen)
+    items = towers.offered(functional.embedding(batch.candidates, tastes), batch.seen)
     own = own_items(towers, shop, batch.own, items[: len(users)])
     return sampled_softmax(users.float(), items.float(), torch.from_numpy(nums), batch.log_expected, batch.weights, own)
 
@@ -301,7 +308,7 @@ def own_items(towers: Towers, shop: str, own: Tensor | None, items: Tensor) -> T
     size = towers.config.embedding_size
     return torch.cat([towers.items(shop, own)[:, :size], items[:, size:]], dim=1)
 
-# %% ../../nbs/52_towers.train.ipynb #794081c3
+# %% ../../nbs/52_towers.train.ipynb #04ed269c
 def compact(past: Past, tastes: Tensor) -> tuple[Past, Tensor]:
     "The same histories, pointing into the rows of the items they mention only."
     mentioned, places = torch.unique(past.places, return_inverse=True)
@@ -323,22 +330,55 @@ def item_outputs(towers: Towers, shop: TowerShop) -> np.ndarray:
     return made
 
 
+class HeldOut(NamedTuple):
+    "How the towers do on the held-out pairs."
+
+    loss: float  # mean negative log likelihood
+    mrr: float  # mean reciprocal rank
+
+
 @torch.inference_mode()
-def valid_loss(towers: Towers, feed: Feed) -> float | None:
-    "Mean negative log likelihood of the held-out pairs; None where none is held out."
-    asked, losses, weights = feed.valid_items, [], []
-    for period in np.unique(feed.periods[feed.valid_rows]):
-        rows, moment = feed.valid_rows[feed.periods[feed.valid_rows] == period], feed.moment(period)
-        seen = seen_by(feed, rows)
-        mentioned = mentioned_by(feed, seen, asked)
-        find = partial(np.searchsorted, mentioned)
-        tastes = item_tastes(towers, feed.shop, mentioned, moment)
-        users = towers.users(feed.shop.dataset, *compact(past_of(feed, rows, seen, find), tastes))
-        items = towers.offered(tastes[find(asked)], torch.from_numpy(feed.shop.trends.at(asked, moment)))
-        places = torch.from_numpy(np.searchsorted(asked, feed.columns["item_num"][rows]))
-        weights.append(torch.from_numpy(feed.weights[rows]))
-        losses.append(full_softmax(users, items, places, own_items(towers, feed.shop.dataset, own_of(feed, rows), items[places])))
-    return float((torch.cat(losses) * torch.cat(weights)).sum() / torch.cat(weights).sum()) if losses else None
+def held_out(towers: Towers, feed: Feed) -> HeldOut | None:
+    "Loss and place of the held-out pairs among the whole catalogue; None where none is held out."
+    periods = feed.periods[feed.valid_rows]
+    parts = [_held_out_in(towers, feed, feed.valid_rows[periods == period]) for period in np.unique(periods)]
+    if not parts:
+        return None
+    losses, places = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    weights = torch.from_numpy(feed.weights[feed.valid_rows[np.argsort(periods, kind="stable")]])
+    mean = lambda values: float((values * weights).sum() / weights.sum())
+    return HeldOut(mean(losses), mean(1 / places))
+
+
+def _held_out_in(towers: Towers, feed: Feed, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    "(n,) losses and (n,) places of held-out pairs of one period."
+    asked, moment, seen = feed.valid_items, feed.moment(feed.periods[rows[0]]), seen_by(feed, rows)
+    mentioned = mentioned_by(feed, seen, asked)
+    find = partial(np.searchsorted, mentioned)
+    tastes = item_tastes(towers, feed.shop, mentioned, moment)
+    users = towers.users(feed.shop.dataset, *compact(past_of(feed, rows, seen, find), tastes))
+    items = towers.offered(tastes[find(asked)], torch.from_numpy(feed.shop.trends.at(asked, moment)))
+    nums = torch.from_numpy(np.searchsorted(asked, feed.columns["item_num"][rows]))
+    scores = all_scores(users, items, nums, own_items(towers, feed.shop.dataset, own_of(feed, rows), items[nums]))
+    rivals = scores if feed.has_repeats else scores.masked_fill(_among(asked, seen), -torch.inf)
+    return functional.cross_entropy(scores, nums, reduction="none"), places_of(rivals, scores[torch.arange(len(nums)), nums])
+
+
+def _among(asked: np.ndarray, seen: Block) -> Tensor:
+    "(B, n) bool: which of the asked items (ascending) are in each history."
+    places = np.minimum(np.searchsorted(asked, seen.nums), len(asked) - 1)
+    rows, columns = np.nonzero(seen.known & (asked[places] == seen.nums))
+    marks = torch.zeros(len(places), len(asked), dtype=torch.bool)
+    marks[rows, places[rows, columns]] = True
+    return marks
+
+
+def places_of(
+    scores: Tensor,  # (B, n) of all items, the own one among them
+    own: Tensor,  # (B,)
+) -> Tensor:
+    "(B,) place of each own score, 1 = best; an equal one stands before it, so that towers to which all is one are the worst."
+    return (scores >= own[:, None]).sum(dim=1).clamp(min=1)
 
 # %% ../../nbs/52_towers.train.ipynb #b2f3b5a0
 SCALARS_FASTER = 10  # a temperature has to travel further than a weight
@@ -395,8 +435,8 @@ def load_checkpoint(path: Path, key: str, towers: Towers, adam: Adam) -> tuple[d
     adam.load(part("adam/"))
     return found.about, part("best/")
 
-# %% ../../nbs/52_towers.train.ipynb #e8d80fd7
-PATIENCE = 3  # epochs without a better valid loss before it stops
+# %% ../../nbs/52_towers.train.ipynb #660287fa
+PATIENCE = 3  # epochs without better places of the held-out pairs before it stops
 EXPLODED = 10_000.0  # nats; guessing among a hundred million items costs 18, an untrained tower with long histories some hundreds
 
 
@@ -416,7 +456,7 @@ class Trained:
     "Towers and how they got there."
 
     towers: Towers
-    losses: list[dict[str, float]]  # one per epoch: epoch, train, valid, valid of each shop
+    losses: list[dict[str, float | None]]  # epoch 0 = as they begin, 1, ...: train, valid, mrr, valid and mrr of each shop
     thrown_away: int = 0  # checkpoints of an earlier attempt that were torn or altered
 
 
@@ -461,7 +501,7 @@ def train_towers(
     work_dir: Path | str | None = None,  # checkpoints; None = none are kept
     start: Mapping[str, Start] | None = None,  # ALS: shop -> where its users start
 ) -> Trained:
-    "Train until the valid loss no longer falls; the best epoch's towers are returned."
+    "Train until the places of the held-out pairs get no better; the best epoch's towers are returned, untrained ones where none is better."
     feeds = {name: Feed(shop, pairs, dials.batch_size, dials.seed, None if start is None else start[name], dials.half_life_days)
              for name, (shop, pairs) in sorted(shops.items())}
     with same_every_time(dials.seed):
@@ -482,34 +522,45 @@ def train_towers(
 
 def _run(towers: Towers, feeds: dict[str, Feed], adam: Adam, dials: TrainDials,
          losses: list[dict[str, float]], best: dict[str, Tensor], path: Path | None, key: str) -> None:  # fmt: skip
-    "Epochs until enough; `losses` and `best` are kept up to date in place."
+    "Epochs until enough, 0 = the towers as they begin; `losses` and `best` are kept up to date in place."
     bf16 = bf16_is_faster()
-    while len(losses) < dials.epochs and not stopped(losses):
+    while len(losses) <= dials.epochs and not stopped(losses):
         epoch = len(losses)
-        train = train_epoch(towers, feeds, adam, dials, epoch, bf16)
-        by_shop = {f"valid_{name}": valid_loss(towers, feed) for name, feed in feeds.items()}
-        refuse_divergence(towers, epoch, dials, {"train": train} | {name: loss for name, loss in by_shop.items() if loss is not None})
-        valid = float(np.mean([train if loss is None else loss for loss in by_shop.values()]))
-        if valid < min((row["valid"] for row in losses), default=np.inf):
+        train = train_epoch(towers, feeds, adam, dials, epoch - 1, bf16) if epoch else None
+        losses.append(loss_row(epoch, train, {name: held_out(towers, feed) for name, feed in feeds.items()}))
+        refuse_divergence(towers, losses[-1], dials)
+        if best_epoch(losses) == epoch:
             best.update(_copy(towers))
-        losses.append({"epoch": epoch + 1, "train": train, "valid": valid, **by_shop})
         if path is not None:
             save_checkpoint(path, towers, best, adam, {"key": key, "losses": losses})
 
 
-def refuse_divergence(towers: Towers, epoch: int, dials: TrainDials, losses: Mapping[str, float]) -> None:
+def loss_row(epoch: int, train: float | None, shops: Mapping[str, HeldOut | None]) -> dict[str, float | None]:
+    "What is told of an epoch; a shop without held-out pairs has no say."
+    told = {name: found for name, found in shops.items() if found is not None}
+    means = {"valid": [found.loss for found in told.values()], "mrr": [found.mrr for found in told.values()]}
+    row = {"epoch": epoch, "train": train} | {what: float(np.mean(values)) if values else None for what, values in means.items()}
+    return row | {f"valid_{name}": found.loss for name, found in told.items()} | {f"mrr_{name}": found.mrr for name, found in told.items()}
+
+
+def best_epoch(losses: list[dict[str, float | None]]) -> int:
+    "The epoch that places the held-out pairs best, the earliest of equals; where none is held out, the last."
+    return max(losses, key=lambda row: (row["mrr"] or 0, row["mrr"] is None and row["epoch"]))["epoch"]
+
+
+def stopped(losses: list[dict[str, float | None]]) -> bool:
+    "Whether no epoch was better for `PATIENCE` epochs."
+    return bool(losses) and losses[-1]["epoch"] - best_epoch(losses) >= PATIENCE
+
+
+def refuse_divergence(towers: Towers, row: Mapping[str, float | None], dials: TrainDials) -> None:
     "A training that left all sense is a `VectorsError`: it is neither kept as a checkpoint nor saved."
     broken = [name for name, value in towers.named_parameters() if not torch.isfinite(value).all()]
+    losses = {name: value for name, value in row.items() if name == "train" or name.startswith("valid") if value is not None}
     lost = [f"{name} loss {loss:.3g}" for name, loss in losses.items() if not loss < EXPLODED]  # `not <`: NaN too
-    if broken or lost:
+    if row["epoch"] and (broken or lost):  # 0: nothing was learned yet
         what = ", ".join(lost) or f"NaN or inf in {len(broken)} of its parameters, e.g. {broken[0]}"
-        raise VectorsError(f"the towers diverged in epoch {epoch + 1}: {what}; lower tower_learning_rate (now {dials.learning_rate:g})")
-
-
-def stopped(losses: list[dict[str, float]]) -> bool:
-    "Whether the valid loss has not fallen for `PATIENCE` epochs."
-    valid = [row["valid"] for row in losses]
-    return len(valid) > PATIENCE and min(valid[-PATIENCE:]) >= min(valid[:-PATIENCE])
+        raise VectorsError(f"the towers diverged in epoch {row['epoch']}: {what}; lower tower_learning_rate (now {dials.learning_rate:g})")
 
 
 def _copy(towers: Towers) -> dict[str, Tensor]:
@@ -578,21 +629,24 @@ def _table(towers: Towers, shop: TowerShop) -> VectorTable:
         vectors = item_outputs(towers, shop)
     return VectorTable(shop.interactions.items.ids[shop.has_vector], vectors[shop.has_vector], f"{towers.config.kind}_tower:{weights}")
 
-# %% ../../nbs/52_towers.train.ipynb #0fe3515b
-def loss_picture(losses: list[dict[str, float]], title: str = "the loss falls, then the held-out pairs say stop"):
-    "Train and valid loss by epoch, a matplotlib figure."
+# %% ../../nbs/52_towers.train.ipynb #4dd76bae
+def loss_picture(losses: list[dict[str, float | None]], title: str = "the loss falls; the places of the held-out pairs say stop"):
+    "Losses and mean reciprocal rank of the held-out pairs by epoch, a matplotlib figure."
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(5, 2.6))
+    figure, axes = plt.subplots(1, 2, figsize=(8, 2.6))
     epochs = [row["epoch"] for row in losses]
-    for name in [name for name in losses[0] if name == "train" or name.startswith("valid_")]:
-        axis.plot(epochs, [row[name] for row in losses], marker=".", label=name.replace("_", " "))
-    axis.set(xlabel="epoch", ylabel="negative log likelihood", title=title)
-    axis.legend()
+    for axis, whats, label in zip(axes, (("train", "valid_"), ("mrr_",)), ("negative log likelihood", "mean 1 / place of held-out"), strict=True):
+        for name in [name for name in losses[0] if name.startswith(whats)]:
+            axis.plot(epochs, [row[name] for row in losses], marker=".", label=name.replace("_", " "))
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.legend()
+    axes[1].axvline(best_epoch(losses), color="grey", linewidth=0.5)
+    figure.suptitle(title)
     figure.tight_layout()
     return figure
 
-# %% ../../nbs/52_towers.train.ipynb #a8369b1b
+# %% ../../nbs/52_towers.train.ipynb #d00d19ba
 def save_trained(shops: Mapping[str, TowerShop], pairs: Mapping, config: TowerConfig, dials: TrainDials, missing: Mapping[str, str],
                  out_dir: Path, work_dir: Path | str, stem: str, starts: Mapping | None = None) -> dict:  # fmt: skip
     "Train and write; where no shop can be trained on, only the reasons are written."
@@ -605,7 +659,7 @@ def save_trained(shops: Mapping[str, TowerShop], pairs: Mapping, config: TowerCo
     else:
         write_json(record, Path(out_dir) / f"{stem}.json")
     write_json({stem: losses}, Path(out_dir) / "loss.json")
-    best = min(losses, key=lambda row: row["valid"], default={"epoch": 0, "valid": None})
+    best = losses[best_epoch(losses)] if losses else {"epoch": 0, "valid": None, "mrr": None}
     differs = {"determinism": "bf16 was the faster number format in a probe of this processor; another one may take fp32"} if bf16_is_faster() else {}
-    return {**differs, "trained_on": sorted(shops), "epochs": len(losses), "best_epoch": best["epoch"], "valid_loss": best["valid"],
+    return {**differs, "trained_on": sorted(shops), "epochs": max(len(losses) - 1, 0), "best_epoch": best["epoch"], "valid_loss": best["valid"], "valid_mrr": best["mrr"],
             "checkpoints_thrown_away": thrown_away, "missing": dict(missing)}  # fmt: skip
