@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long trust demo api lab export lint clean
+.PHONY: help run test test-long trust quality demo api lab export lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,12 @@ trust: $(STAMP)  ## the figures about trust, measured again: kills, damage, dirt
 	$(BIN)/python benchmarks/damage.py
 	$(BIN)/python benchmarks/dirty_data.py
 	$(BIN)/python benchmarks/kills.py
+
+quality: $(STAMP)  ## the figures about quality, on the real data in RECSYS_REAL_DATA (over an hour)
+	$(BIN)/python benchmarks/quality.py toys
+	$(BIN)/python benchmarks/quality.py hm
+	$(BIN)/python benchmarks/quality.py rr
+	$(BIN)/python benchmarks/quality.py engines
 
 demo: $(STAMP)  ## the demo, in a browser
 	$(BIN)/recsys demo

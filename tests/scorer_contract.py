@@ -9,7 +9,11 @@ import pytest
 from recsys.data.interactions import History, Interactions, Query, from_events
 from recsys.data.schema import DAY_MS
 from recsys.errors import StrategyError
+from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Scorer
+from recsys.scorers.item_knn import ItemKnnScorer
+from recsys.scorers.popularity import PopularityScorer
+from recsys.scorers.repurchase import RepurchaseScorer
 
 N_USERS, N_ITEMS, NOW = 60, 45, 100 * DAY_MS  # items 40 to 44 were never sold
 
@@ -24,6 +28,12 @@ def made_up_shop(time_unit: str = "ms", seed: int = 3) -> Interactions:
     events = pa.table({"dataset": ["shop"] * len(rows), "user_id": list(columns[0]), "item_id": [100 + item for item in columns[1]],
                        "event": ["purchase"] * len(rows), "ts": ts, "quantity": [1] * len(rows), "price": [9.0] * len(rows)})  # fmt: skip
     return from_events(events, "shop", {"view": 1.0, "purchase": 1.0}, NOW, item_ids=np.arange(100, 100 + N_ITEMS), time_unit=time_unit)
+
+
+def four_parts(shop: Interactions) -> dict[str, Scorer]:
+    "Scorers of different sorts, to be mixed."
+    scorers = (AlsScorer(embedding_size=8, epochs=5), ItemKnnScorer(neighbours=20), RepurchaseScorer(), PopularityScorer())
+    return {scorer.name: scorer.fit(shop) for scorer in scorers}
 
 
 class ScorerContract:

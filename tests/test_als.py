@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 from scorer_contract import made_up_shop
 
+from recsys import runner
 from recsys.data.interactions import History, Query
 from recsys.errors import FactorsError
-from recsys.scorers import als_fit
-from recsys.scorers.als import AlsScorer, export_interactions, find_factors, import_factors, unpack_factors
+from recsys.pipeline import tune
+from recsys.scorers import als_fit, search
+from recsys.scorers.als import AlsScorer, FoldIn, export_interactions, find_factors, import_factors, unpack_factors
+from recsys.settings import make_settings
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "pipeline" / "04_als.ipynb"
 
@@ -136,27 +139,96 @@ def test_another_history_is_folded_in_although_the_user_is_known(shop):
     np.testing.assert_allclose(other, visitor, atol=1e-6)
 
 
-def test_spark_and_implicit_agree(shop):
+class Tastes:
+    "600 users of 4 to 23 events, four tastes of thirty items; what is left out of train is half valid, half test."
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        n_events = rng.integers(4, 24, size=600)  # as uneven as in a shop: Spark's penalty follows these numbers
+        of_taste = lambda user: (user % 4) * 30 + int(30 * rng.random() ** 2) if rng.random() < 0.8 else int(120 * rng.random() ** 2)
+        pairs = np.unique([(user, of_taste(user)) for user in np.repeat(np.arange(600), n_events)], axis=0)
+        self.train, self.valid, self.test = (pairs[part] for part in rng.choice(3, size=len(pairs), p=(0.7, 0.15, 0.15)) == np.arange(3)[:, None])
+        self.mean_events = 2 * len(self.train) / sum(len(np.unique(column)) for column in self.train.T)
+
+    def fit(self, engine: str, regularization: float) -> als_fit.Factors:
+        return als_fit.fit_als(*self.train.T, np.ones(len(self.train), np.float32), engine=engine, embedding_size=8, epochs=6, regularization=regularization)
+
+    def recall(self, factors: als_fit.Factors, wanted: np.ndarray) -> float:
+        "Recall@10 of users, their own items of train left out."
+        scores, held = np.full((600, 120), -np.inf), np.zeros((600, 120), dtype=bool)
+        scores[np.ix_(factors.user_nums, factors.item_nums)] = factors.user_vectors @ factors.item_vectors.T
+        scores[tuple(self.train.T)], held[tuple(wanted.T)] = -np.inf, True
+        top = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+        asked = held.any(axis=1)
+        return float((np.take_along_axis(held, top, axis=1).sum(axis=1)[asked] / held.sum(axis=1)[asked]).mean())
+
+
+@pytest.fixture
+def java():
+    "Skips where Spark cannot run."
     pytest.importorskip("pyspark")
     try:
         als_fit.find_java()
     except RuntimeError as problem:
         pytest.skip(str(problem))
-    recalls = {}
-    rng = np.random.default_rng(0)
-    pairs = np.unique([(user, (user % 4) * 30 + int(30 * rng.random() ** 2)) for user in np.repeat(np.arange(400), 9)], axis=0)
-    held = rng.random(len(pairs)) < 0.2
-    train, wanted = pairs[~held], {}
-    for user, item in pairs[held]:
-        wanted.setdefault(user, set()).add(item)
+
+
+@pytest.mark.spark
+def test_spark_and_implicit_agree_each_at_its_own_best(java):
+    shop, best = Tastes(), {}
     for engine in als_fit.ENGINES:
-        factors = als_fit.fit_als(train[:, 0], train[:, 1], np.ones(len(train), np.float32), engine=engine, embedding_size=8, epochs=10, regularization=0.1)
-        scores = factors.user_vectors @ factors.item_vectors.T
-        scores[np.searchsorted(factors.user_nums, train[:, 0]), np.searchsorted(factors.item_nums, train[:, 1])] = -np.inf
-        found = [len(wanted.get(user, set()) & set(factors.item_nums[np.argsort(-row)[:10]])) for user, row in zip(factors.user_nums, scores, strict=True)]
-        recalls[engine] = sum(found) / sum(map(len, wanted.values()))
-    assert recalls["implicit"] > 0.3
-    assert abs(recalls["spark"] / recalls["implicit"] - 1) < 0.05, recalls
+        fitted = {regularization: shop.fit(engine, regularization) for regularization in (3.0, 30.0)}
+        best[engine] = max(fitted, key=lambda regularization, fitted=fitted: shop.recall(fitted[regularization], shop.valid))
+        best[engine, "recall"] = shop.recall(fitted[best[engine]], shop.test)
+    assert best["implicit", "recall"] > 0.3, best
+    assert abs(best["spark", "recall"] / best["implicit", "recall"] - 1) < 0.05, best
+    unscaled = shop.fit("spark", best["implicit"] * shop.mean_events)  # `implicit`'s number as it is, taken for Spark's regParam
+    assert shop.recall(unscaled, shop.test) < 0.5 * best["implicit", "recall"], "the bound above could not fail"
+
+
+@pytest.mark.spark
+def test_the_fold_in_of_spark_is_the_trained_row(shop, java):
+    als = AlsScorer(embedding_size=8, regularization=2.0, epochs=3, engine="spark").fit(shop)
+    known = shop.queries(shop.users.ids)
+    np.testing.assert_allclose(als.fold_in(known), als.user_rows, atol=2e-4)
+    as_implicit = FoldIn(als.item_vectors, als.alpha, als.regularization)(known)
+    assert np.abs(as_implicit - als.user_rows).max() > 2e-3  # one penalty for all users would not do
+
+
+@pytest.mark.parametrize("engine", als_fit.ENGINES)
+def test_the_search_fits_with_the_engine_that_will_train(shop, monkeypatch, engine):
+    seen = []
+
+    class Watched(AlsScorer):
+        def fit(self, interactions, items=None, at=None):
+            seen.append((self.engine, self.embedding_size, self.regularization))
+            self.engine, self.embedding_size, self.epochs = "implicit", 4, 2  # quick, and without Java
+            return super().fit(interactions)
+
+    monkeypatch.setattr(search, "AlsScorer", Watched)
+    targets = shop.queries(shop.users.ids).matrix(shop.n_items)
+    exam = search.Exam(shop, shop.queries(shop.users.ids), targets)
+    found = search.search_als(exam, trials=6, engine=engine)
+    space = search.ALS_SPACES[engine]
+    assert len(seen) == 6 and {engine} == {fitted_with for fitted_with, _, _ in seen}
+    assert all(size in space.sizes and space.regularization[0] <= penalty <= space.regularization[1] for _, size, penalty in seen)
+    assert set(found.dials) == {"embedding_size", "alpha", "regularization", "epochs"}  # what the step als takes
+
+
+@pytest.mark.parametrize(("what", "engine", "trials", "named"), [
+    ("als", "implicit", 10, {"engine": "implicit"}), ("als", "spark", 5, {"engine": "spark"}), ("ease", "spark", 10, {}), ("item_knn", "spark", 20, {}),
+])  # fmt: skip
+def test_the_step_tune_hands_the_engine_to_als_alone(monkeypatch, what, engine, trials, named):
+    asked = []
+    monkeypatch.setitem(tune.SEARCHES, what, lambda exam, trials, seed, **named: asked.append((trials, named)))
+    tune.search_dials(what, None, 20, 7, engine)
+    assert asked == [(trials, named)]
+
+
+def test_the_runner_tells_the_step_tune_which_engine_will_train():
+    (planned,) = [each for each in runner.plan(["als"]) if each.step.name == "tune"]
+    settings = make_settings({"tune": "als", "als_engine": "spark"})
+    assert runner.parameters(planned, settings, NOTEBOOK.with_name("16_tune.ipynb"), {})["als_engine"] == "spark"
 
 
 def test_without_java_it_says_what_to_do(monkeypatch):

@@ -2,16 +2,12 @@
 
 import numpy as np
 import pytest
-from scorer_contract import N_ITEMS, made_up_shop
+from scorer_contract import N_ITEMS, four_parts, made_up_shop
 
 from recsys.data.interactions import History, Query
 from recsys.errors import SettingsError
-from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Scorer
 from recsys.scorers.hybrid import HybridScorer, read_weights
-from recsys.scorers.item_knn import ItemKnnScorer
-from recsys.scorers.popularity import PopularityScorer
-from recsys.scorers.repurchase import RepurchaseScorer
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +17,7 @@ def shop():
 
 @pytest.fixture(scope="module")
 def parts(shop):
-    scorers = (AlsScorer(embedding_size=8, epochs=5), ItemKnnScorer(neighbours=20), RepurchaseScorer(), PopularityScorer())
-    return {scorer.name: scorer.fit(shop) for scorer in scorers}
+    return four_parts(shop)
 
 
 @pytest.mark.parametrize("bad", ["", "als", "als:x", "als:-1", "magic:1", "als:0", "als:nan", "als:inf"])

@@ -5,15 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
-from scorer_contract import N_ITEMS, made_up_shop
+from scorer_contract import N_ITEMS, four_parts, made_up_shop
 
 from recsys.data.interactions import History, Query
-from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import best, contains
 from recsys.scorers.hybrid import KINDS, HybridScorer
-from recsys.scorers.item_knn import ItemKnnScorer
-from recsys.scorers.popularity import PopularityScorer
-from recsys.scorers.repurchase import RepurchaseScorer
 from recsys.scorers.weights import AT, Mixture, Table, candidate_table, climb, explore, moves, ternary_map, tune_bands, tune_hybrid
 
 
@@ -45,8 +41,7 @@ def shop():
 
 @pytest.fixture(scope="module")
 def parts(shop):
-    scorers = (AlsScorer(embedding_size=8, epochs=5), ItemKnnScorer(neighbours=20), RepurchaseScorer(), PopularityScorer())
-    return {scorer.name: scorer.fit(shop) for scorer in scorers}
+    return four_parts(shop)
 
 
 @pytest.fixture(scope="module")

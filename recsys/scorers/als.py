@@ -27,7 +27,7 @@ from .base import VectorScorer
 from ..store import atomic_path, write_json
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/64_scorers.als.ipynb #f1351136
+# %% ../../nbs/64_scorers.als.ipynb #bd01d427
 FOLD_BLOCK = 8_000_000  # numbers held at a time: 32 MB
 
 
@@ -71,7 +71,7 @@ class FoldIn:
         held &= self.known[nums]
         weights = np.where(held, self.alpha * folded.data[cells].astype(np.float64), 0.0)
         wanted = np.where(held, 1.0 + weights, 0.0)
-        gram = self.together + self.penalty * (held.sum(axis=1)[:, None] if self.per_item else 1)  # (Q, d) or (d,): a diagonal
+        gram = self.together + self.penalty * (np.maximum(held.sum(axis=1), 1)[:, None] if self.per_item else 1)  # (Q, d) or (d,): a diagonal
         solve = self._few if len(places) <= self.items.shape[1] else self._many
         users = solve(self.items[nums], np.broadcast_to(gram, (len(rows), len(self.together))), weights, wanted) @ self.directions.T
         return np.where(held.any(axis=1)[:, None], users, np.nan)

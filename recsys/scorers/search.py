@@ -21,7 +21,7 @@ from .ease import EaseScorer
 from .item_knn import WEIGHTINGS, ItemKnnScorer, item_similarity
 from .transitions import Steps, TransitionScorer
 
-# %% ../../nbs/69_scorers.search.ipynb #e589b6f1
+# %% ../../nbs/69_scorers.search.ipynb #f6c7c714
 N_JUDGED = 3000
 AT = 12
 
@@ -57,19 +57,27 @@ class Exam:
         spans = self.queries.ages()[past.indptr[:-1][long]] - self.queries.ages()[past.indptr[1:][long] - 1]
         return "half_life_days", float(np.clip(np.median(spans) / 20, 1e-3, 2)) if len(spans) else 2.0, 365.0  # a session lasts minutes
 
+    def hits(self, scorer: Scorer) -> np.ndarray:
+        "(Q, 12) bool: which places of a scorer's lists hold an answer."
+        return contains(self.targets, scorer.top_k(self.queries, AT, self.allowed, self.exclude).nums)
+
     def mean_ap(self, scorer: Scorer) -> float:
         "MAP@12 of a scorer's lists."
-        nums = scorer.top_k(self.queries, AT, self.allowed, self.exclude).nums
-        hit = contains(self.targets, nums)
+        hit = self.hits(scorer)
         precision = (hit * np.cumsum(hit, axis=1) / np.arange(1, AT + 1)).sum(axis=1)
-        return float((precision / np.minimum(np.diff(self.targets.indptr), AT)).mean()) if len(nums) else 0.0
+        return float((precision / np.minimum(np.diff(self.targets.indptr), AT)).mean()) if len(hit) else 0.0
 
-# %% ../../nbs/69_scorers.search.ipynb #4978a6fb
+    def recall(self, scorer: Scorer) -> float:
+        "Recall@12 of a scorer's lists."
+        hit = self.hits(scorer)
+        return float((hit.sum(axis=1) / np.diff(self.targets.indptr)).mean()) if len(hit) else 0.0
+
+# %% ../../nbs/69_scorers.search.ipynb #b25919b5
 class Found(NamedTuple):
     "What a search found."
 
     dials: dict[str, float | int | str]
-    value: float  # MAP@12 on the select window
+    value: float  # on the select window: MAP@12, or what else was asked
     trials: list[dict]  # value and dials of every trial
 
 
@@ -122,9 +130,16 @@ ALS_SPACES = {
     )),
 }  # fmt: skip
 
-# %% ../../nbs/69_scorers.search.ipynb #2659541b
-def search_als(exam: Exam, trials: int = 10, seed: int = 7, sizes: Sequence[int] = (), engine: str = "implicit") -> Found:
-    "Embedding size, alpha, regularization and epochs of ALS, for one engine; `sizes`: other than the engine's own."
+# %% ../../nbs/69_scorers.search.ipynb #15a6fcd0
+def search_als(
+    exam: Exam,
+    trials: int = 10,
+    seed: int = 7,
+    sizes: Sequence[int] = (),  # empty: those of the engine
+    engine: str = "implicit",
+    value: Callable[[Exam, Scorer], float] = Exam.mean_ap,
+) -> Found:
+    "Embedding size, alpha, regularization and epochs of ALS, for one engine."
     asked, space = exam.sample(seed), ALS_SPACES[engine]
     sizes = list(sizes or space.sizes)
 
@@ -137,7 +152,7 @@ def search_als(exam: Exam, trials: int = 10, seed: int = 7, sizes: Sequence[int]
         }
 
     first = [dials for dials in space.first if dials["embedding_size"] in sizes]
-    return search(lambda dials: asked.mean_ap(AlsScorer(**dials, seed=seed, engine=engine).fit(exam.interactions)), suggest, first, trials, seed)
+    return search(lambda dials: value(asked, AlsScorer(**dials, seed=seed, engine=engine).fit(exam.interactions)), suggest, first, trials, seed)
 
 # %% ../../nbs/69_scorers.search.ipynb #ad071eb4
 def search_item_knn(exam: Exam, trials: int = 20, seed: int = 7, neighbours: Sequence[int] = (50, 100, 200, 500)) -> Found:
