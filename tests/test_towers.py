@@ -18,10 +18,13 @@ from recsys.scorers.towers import TowerScorer, als_start, load_tower
 from recsys.towers.model import TowerConfig, Towers, full_softmax, sampled_softmax
 from recsys.towers.pairs import EVER, PLANES, TowerShop, Trends, batches, code_buckets, earlier, make_pairs, period_of
 from recsys.towers.train import (
+    PATIENCE,
     Feed,
+    HeldOut,
     TowerModel,
     TrainDials,
     draw_extra,
+    held_out,
     item_tastes,
     log_expected,
     make_batch,
@@ -144,6 +147,17 @@ def test_valid_pairs_are_not_learned_from():
     assert 0.15 < len(users) / told.interactions.n_users < 0.45
 
 
+def test_no_pair_is_asked_for_later_than_it_happened_and_a_held_out_week_at_once():
+    told = shop_of_tastes()
+    pairs, past = make_pairs(told.interactions, valid_share=0.5).to_pandas(), told.interactions.past
+    assert (pairs["ts"].to_numpy() <= past.ts).all() and (pairs["ts"].to_numpy() < past.ts).any()
+    assert (pairs["position"] == [((past.row_of_event == user) & (past.ts < ts)).sum() for user, ts in zip(pairs["user_num"], pairs["ts"], strict=True)]).all()
+    valid, newest = pairs["is_valid"].to_numpy(), past.ts[past.indptr[1:] - 1][past.row_of_event]
+    chosen = np.isin(pairs["user_num"], pairs["user_num"][valid])
+    np.testing.assert_array_equal(valid, chosen & (past.ts > newest - 7 * DAY_MS))
+    assert (pairs[valid].groupby("user_num")["position"].nunique() == 1).all() and pairs[valid].groupby("user_num").size().max() > 1
+
+
 def test_earlier_of_an_empty_history():
     told = shop_of_tastes()
     nobody = told.interactions.past.take(np.array([-1, -1]))
@@ -192,6 +206,53 @@ def test_a_checkpoint_of_another_training_is_not_taken(tmp_path):
     train(told, work_dir=tmp_path)
     other = DIALS._replace(learning_rate=0.02)
     assert weights_of(train(told, dials=other, work_dir=tmp_path)) == weights_of(train(told, dials=other))
+
+
+# when to stop
+
+
+@pytest.mark.parametrize(("mrrs", "best"), [((0.3, 0.2, 0.25, 0.1, 0.1), 0), ((0.1, 0.2, 0.4, 0.3, 0.4, 0.1, 0.1), 2), ((0.1, 0.2, 0.3), 2)])
+def test_the_epoch_that_places_the_held_out_best_is_kept_also_the_zeroth(monkeypatch, mrrs, best):
+    import recsys.towers.train as module
+
+    states = []
+
+    def judged(towers, feed):
+        states.append(b"".join(tensor.numpy().tobytes() for tensor in towers.state_dict().values()))
+        return HeldOut(loss=10.0 - len(states), mrr=mrrs[len(states) - 1])  # ever likelier: that must not count
+
+    monkeypatch.setattr(module, "held_out", judged)
+    trained = train(shop_of_tastes(), dials=DIALS._replace(epochs=len(mrrs) - 1))
+    assert weights_of(trained) == states[best]
+    assert [row["epoch"] for row in trained.losses] == list(range(min(best + PATIENCE + 1, len(mrrs))))
+
+
+def test_without_anybody_held_out_the_last_epoch_is_kept():
+    told = shop_of_tastes()
+    short, long = (
+        train_towers({"shop": (told, make_pairs(told.interactions, valid_share=0.0))}, config_of(told), DIALS._replace(epochs=epochs)) for epochs in (0, 2)
+    )
+    assert [row["mrr"] for row in long.losses] == [None] * 3 and weights_of(short) != weights_of(long)
+
+
+@pytest.mark.parametrize("has_repeats", [True, False])
+def test_held_out_pairs_get_the_places_a_scorer_gives_them(has_repeats):
+    from recsys.towers.train import _as_queries
+
+    told = shop_of_tastes(time_unit="order")
+    feed = Feed(told, make_pairs(told.interactions, valid_share=0.5), 64, 7)
+    feed.__dict__["has_repeats"] = has_repeats
+    if not has_repeats:
+        feed.__dict__["valid_rows"] = feed.valid_rows[feed.columns["taken_before"][feed.valid_rows] == 0]
+    trained, rows, columns = train(told), feed.valid_rows, feed.columns
+    queries = _as_queries(told, told.interactions.past, columns["user_num"][rows].astype(int), columns["position"][rows].astype(int), columns["ts"][rows])
+    scores = TowerScorer(TowerModel.of(trained, {"shop": told})).fit(told.interactions).score(queries)
+    own = scores[np.arange(len(rows)), columns["item_num"][rows]]
+    rivals = scores if has_repeats else np.where(queries.matrix(60).toarray() > 0, -np.inf, scores)
+    places = 1 + (rivals > own[:, None]).sum(axis=1)
+    expected = np.average(1 / places, weights=feed.weights[rows])
+    np.testing.assert_allclose(held_out(trained.towers, feed).mrr, expected, rtol=1e-4)
+    assert ((scores > own[:, None]).sum(axis=1) != places - 1).any() != has_repeats
 
 
 # a sample of the items stands for all of them

@@ -646,7 +646,7 @@ def loss_picture(losses: list[dict[str, float | None]], title: str = "the loss f
     figure.tight_layout()
     return figure
 
-# %% ../../nbs/52_towers.train.ipynb #d00d19ba
+# %% ../../nbs/52_towers.train.ipynb #780547ab
 def save_trained(shops: Mapping[str, TowerShop], pairs: Mapping, config: TowerConfig, dials: TrainDials, missing: Mapping[str, str],
                  out_dir: Path, work_dir: Path | str, stem: str, starts: Mapping | None = None) -> dict:  # fmt: skip
     "Train and write; where no shop can be trained on, only the reasons are written."
@@ -661,5 +661,5 @@ def save_trained(shops: Mapping[str, TowerShop], pairs: Mapping, config: TowerCo
     write_json({stem: losses}, Path(out_dir) / "loss.json")
     best = losses[best_epoch(losses)] if losses else {"epoch": 0, "valid": None, "mrr": None}
     differs = {"determinism": "bf16 was the faster number format in a probe of this processor; another one may take fp32"} if bf16_is_faster() else {}
-    return {**differs, "trained_on": sorted(shops), "epochs": max(len(losses) - 1, 0), "best_epoch": best["epoch"], "valid_loss": best["valid"], "valid_mrr": best["mrr"],
-            "checkpoints_thrown_away": thrown_away, "missing": dict(missing)}  # fmt: skip
+    return {**differs, "trained_on": sorted(shops), "epochs": max(len(losses) - 1, 0), "best_epoch": best["epoch"], "valid_loss": best["valid"],
+            "valid_mrr": best["mrr"], "checkpoints_thrown_away": thrown_away, "missing": dict(missing)}  # fmt: skip
