@@ -138,7 +138,7 @@ def blocks(n: int, width: int) -> list[slice]:
     step = max(1, BLOCK // max(1, width))
     return [slice(start, start + step) for start in range(0, max(n, 1), step)]
 
-# %% ../../nbs/60_scorers.base.ipynb #af5b9b99
+# %% ../../nbs/60_scorers.base.ipynb #37a25f31
 class VectorScorer(Scorer):
     "A scorer that is a product of a user vector and an item vector."
 
@@ -152,10 +152,12 @@ class VectorScorer(Scorer):
         return self.user_vectors(queries) @ self.item_vectors[nums].T
 
     def pairs(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
-        users = self.user_vectors(queries)
-        size = nums.shape[1] * users.shape[1]
-        parts = [np.einsum("qd,qcd->qc", users[part], self.item_vectors[nums[part]]) for part in blocks(len(queries), size)]
-        return np.where(nums < 0, np.float32(np.nan), np.concatenate(parts))
+        users, scores = self.user_vectors(queries), np.full(nums.shape, np.nan, dtype=np.float32)
+        known = np.flatnonzero(np.isfinite(users[:, 0]))  # strangers cost nothing
+        for part in blocks(len(known), nums.shape[1] * users.shape[1]):
+            rows = known[part]
+            scores[rows] = np.einsum("qd,qcd->qc", users[rows], self.item_vectors[nums[rows]])
+        return np.where(nums < 0, np.float32(np.nan), scores)
 
     def top_k(self, queries: Queries, k: int, allowed: np.ndarray | None = None, exclude: csr_array | None = None) -> TopK:
         "The k items with the largest products, searched exactly; items without a vector are never multiplied."

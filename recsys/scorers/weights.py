@@ -258,7 +258,7 @@ def tune_bands(table: Table, tuned: Tuned) -> dict[str, dict[str, float]]:
             found[band] = _tidy(climb(Mixture(table.part(rows), kinds), tuned.weights), kinds)[0]
     return found
 
-# %% ../../nbs/69_scorers.weights.ipynb #05961058
+# %% ../../nbs/69_scorers.weights.ipynb #4ee39688
 class Point(NamedTuple):
     "One mixture of three parts."
 
@@ -288,7 +288,8 @@ def ternary_picture(points: Sequence[Point], parts: Sequence[str], marked: Seque
     axis.annotate("best", top, (6, -12), textcoords="offset points", color="white", fontsize=8)
     for corner, part, up in zip(corners, parts, (-0.07, -0.07, 0.03), strict=True):
         axis.text(*(corner + [0, up]), part, ha="center", va="center")
-    axis.set(title=title, aspect="equal")
+    axis.set_title(title, pad=14)
+    axis.set_aspect("equal")
     axis.set_axis_off()
     figure.colorbar(drawn, label="MAP@12 on valid", shrink=0.7)
     return figure
