@@ -481,7 +481,7 @@ def users_table(judgement: Judgement) -> pa.Table:
     values = judgement.headline["all"] | {f"served:{name}": each for name, each in judgement.headline["served"].items()}
     return pa.table({"user_id": queries.user_ids, "warm": queries.has_history} | values)
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #f933a547
+# %% ../../nbs/81_evaluation.protocol.ipynb #d1d8daeb
 class Comparison(NamedTuple):
     "One strategy against another, by the headline metric."
 
@@ -502,9 +502,9 @@ class Comparison(NamedTuple):
         return "above" if self.lo > 0 else "below" if self.hi < 0 else "too close to call"
 
     def __str__(self) -> str:
-        name, interval_of = f"{HEADLINE[0].upper()}@{HEADLINE[1]}", f"{self.difference:+.4f} [{self.lo:+.4f}, {self.hi:+.4f}]"
-        told = {"above": f"is above {self.other} by", "below": f"is below {self.other} by"}.get(self.verdict, f"cannot be told from {self.other}:")
-        return (f"{self.dataset}, {self.slice}: {self.strategy} {told} {interval_of} in {name} "
+        name, signed = f"{HEADLINE[0].upper()}@{HEADLINE[1]}", f"{self.difference:+.4f} [{self.lo:+.4f}, {self.hi:+.4f}]"
+        told = {"above": f"is above {self.other} by {signed}", "below": f"is below {self.other} by {-self.difference:.4f} [{-self.hi:.4f}, {-self.lo:.4f}]"}
+        return (f"{self.dataset}, {self.slice}: {self.strategy} {told.get(self.verdict, f'cannot be told from {self.other}: {signed}')} in {name} "
                 f"({self.value:.4f} against {self.other_value:.4f}, {self.n_users:,} users)")  # fmt: skip
 
 # %% ../../nbs/81_evaluation.protocol.ipynb #c9bf6ae2
@@ -523,7 +523,7 @@ def compare_all(judgement: Judgement, baseline: str = "popularity") -> list[Comp
     asked = [(part, judgement.headline[part]) for part in ("all", "warm") if baseline in judgement.headline[part]]
     return [compare(judgement, name, baseline, part) for part, values in asked for name in values if name not in (baseline, CHANCE)]
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #b432e85d
+# %% ../../nbs/81_evaluation.protocol.ipynb #a34990b4
 BASELINES = (CHANCE, "popularity", "segment_popularity", "repurchase", "item_knn")
 
 
@@ -535,7 +535,7 @@ def below_baselines(judgement: Judgement) -> list[str]:
         against = [compare(judgement, name, other, part) for other in BASELINES if other in values]
         if beaten := sorted((each for each in against if each.verdict == "below"), key=lambda each: each.difference):
             also = f" It is also below {', '.join(each.other for each in beaten[1:])}." if beaten[1:] else ""
-            found.append(f"{beaten[0]}.{also} A model below a baseline is worth less than the baseline.")
+            found.append(f"{beaten[0]}.{also}")
     return found
 
 # %% ../../nbs/81_evaluation.protocol.ipynb #2bb7ecfc

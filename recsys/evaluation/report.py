@@ -390,12 +390,13 @@ SHELF = """
 {% import "tiles" as show %}{% for label, items in rows %}<div><div class="who">{{ label }}</div>{{ show.tiles(items) }}</div>{% endfor %}
 """
 
-# %% ../../nbs/82_evaluation.report.ipynb #24e4f06c
+# %% ../../nbs/82_evaluation.report.ipynb #d6f27b54
 SHOP = """
 {% import "tiles" as show %}<section id="{{ shop.name }}"{% if shop.plain %} class="plain"{% endif %}><h2>{{ shop.name }}</h2>
 <ul class="facts">{% for name, value in shop.facts %}<li><b>{{ value }}</b><span>{{ name }}</span></li>{% endfor %}</ul>
 {% for sentence in shop.red %}<div class="warning" role="alert">{{ sentence }}</div>{% endfor %}
-{% for sentence in shop.cautions %}<div class="warning caution">{{ sentence }}</div>{% endfor %}
+{% if shop.cautions %}<div class="warning caution">Worth less than a baseline:<ul class="plain">{% for sentence in shop.cautions %}<li>{{ sentence }}</li>
+{% endfor %}</ul></div>{% endif %}
 <h3>What each strategy found</h3><div class="tabs">
 {% for pane in shop.panes %}<input type="radio" name="{{ shop.name }}-slice" id="{{ shop.name }}-{{ pane.name }}"{{ ' checked' if pane.first
  }}>{% endfor %}
