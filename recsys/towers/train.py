@@ -435,7 +435,7 @@ def load_checkpoint(path: Path, key: str, towers: Towers, adam: Adam) -> tuple[d
     adam.load(part("adam/"))
     return found.about, part("best/")
 
-# %% ../../nbs/52_towers.train.ipynb #660287fa
+# %% ../../nbs/52_towers.train.ipynb #6ba7a3e7
 PATIENCE = 3  # epochs without better places of the held-out pairs before it stops
 EXPLODED = 10_000.0  # nats; guessing among a hundred million items costs 18, an untrained tower with long histories some hundreds
 
@@ -531,7 +531,7 @@ def _run(towers: Towers, feeds: dict[str, Feed], adam: Adam, dials: TrainDials,
         refuse_divergence(towers, losses[-1], dials)
         if best_epoch(losses) == epoch:
             best.update(_copy(towers))
-        if path is not None:
+        if path is not None and epoch:
             save_checkpoint(path, towers, best, adam, {"key": key, "losses": losses})
 
 
