@@ -53,12 +53,13 @@ def rows_of(run: Run, dataset: str) -> list[dict]:
     return [row for row in json.loads((run.folder / "metrics.json").read_text()) if row["dataset"] == dataset]
 
 
-def show(rows: list[dict], columns: list[tuple[str, int, str]], title: str) -> None:
-    "Every strategy's numbers, with intervals where there are some."
+def show(rows: list[dict], columns: list[tuple[str, int, str]], title: str, part: str) -> None:
+    "Every strategy's numbers, with intervals where there are some: on the terminal, and in `quality_<part>.md`."
     table = Table(title=title, box=None)
-    for name in ("strategy", *(f"{metric}@{k} {part}" for metric, k, part in columns)):
+    for name in ("strategy", *(f"{metric}@{k} {slice_}" for metric, k, slice_ in columns)):
         table.add_column(name, justify="left" if name == "strategy" else "right")
     found = {(row["strategy"], row["metric"], row["k"], row["slice"]): row for row in rows}
+    lines = [f"# {title}", "", f"| strategy | {' | '.join(f'{metric}@{k}, {slice_}' for metric, k, slice_ in columns)} |", "|---" * (len(columns) + 1) + "|"]
     for strategy in dict.fromkeys(row["strategy"] for row in rows):
         cells = []
         for column in columns:
@@ -66,7 +67,9 @@ def show(rows: list[dict], columns: list[tuple[str, int, str]], title: str) -> N
             ends = f" [{row['lo']:.4f}, {row['hi']:.4f}]" if row and row["lo"] is not None else ""
             cells.append("–" if row is None or row["value"] is None else f"{row['value']:.4f}{ends}")
         table.add_row(strategy, *cells)
+        lines.append(f"| {strategy} | {' | '.join(cells)} |")
     Console(width=160).print(table)
+    Path(__file__).with_name(f"quality_{part}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def value(rows: list[dict], strategy: str, metric: str, k: int, part: str) -> float:
@@ -97,7 +100,7 @@ def toys(data: Path, runs_dir: Path) -> str:
     shop = data / "toys"
     run, _ = river("table", runs_dir, f"events={shop / 'events.csv'}", f"items={shop / 'items.csv'}", "split=leave_one_out", "tune=als,item_knn,weights")
     rows = rows_of(run, "table")
-    show(rows, [("hit_rate", 10, "all"), ("ndcg", 10, "all"), ("map", 12, "all")], "toys, leave_one_out")
+    show(rows, [("hit_rate", 10, "all"), ("ndcg", 10, "all"), ("map", 12, "all")], "toys, leave_one_out", "toys")
     print(against(run, "table", "ranker", best_single(run, "table", rows)), against(run, "table", "hybrid", best_single(run, "table", rows)), sep="\n")
     return "; ".join(f"{name} HR@10 {value(rows, name, 'hit_rate', 10, 'all'):.4f} NDCG@10 {value(rows, name, 'ndcg', 10, 'all'):.4f}"
                      for name in ("hybrid", "ranker", best_single(run, "table", rows)))  # fmt: skip
@@ -107,7 +110,7 @@ def hm(data: Path, runs_dir: Path) -> str:
     "Purchases of 2020-09-21 and 22, everything before is known; items that are new; everybody, strangers included."
     run, _ = river("hm", runs_dir, f"hm_raw={data / 'hm_raw'}", "test_days=2", "valid_days=2", "tune=item_knn,weights")
     rows, single = rows_of(run, "hm"), best_single(run, "hm", rows_of(run, "hm"))
-    show(rows, [("map", 12, "warm"), ("map", 12, "served"), ("recall", 12, "warm")], "H&M, two days")
+    show(rows, [("map", 12, "warm"), ("map", 12, "served"), ("recall", 12, "warm")], "H&M, two days", "hm")
     cold = json.loads((run.artifact("evaluate") / "cold_ranking.json").read_text())
     print(json.dumps(cold, indent=1)[:4000])
     said = [against(run, "hm", name, other, served) for name in ("ranker", "hybrid") for other, served in ((single, False), ("repurchase", True))]
@@ -121,7 +124,7 @@ def rr(data: Path, runs_dir: Path) -> str:
     least = [] if whole else ["min_item_events=1"]
     run, _ = river("rr", runs_dir, f"rr_raw={data / 'rr_raw'}", "split=sessions", "tune=item_knn,transitions,weights", *least)
     rows = rows_of(run, "rr")
-    show(rows, [("recall", 20, "all"), ("mrr", 20, "all")], "RetailRocket, next item of a session")
+    show(rows, [("recall", 20, "all"), ("mrr", 20, "all")], "RetailRocket, next item of a session", "rr")
     return "; ".join(f"{name} R@20 {value(rows, name, 'recall', 20, 'all'):.4f} MRR@20 {value(rows, name, 'mrr', 20, 'all'):.4f}"
                      for name in ("item_knn", "transitions", "als", "hybrid", "ranker"))  # fmt: skip
 
