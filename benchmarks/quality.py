@@ -25,6 +25,7 @@ from recsys.data.split import load_window, read_cutoffs
 from recsys.datasets.sample import draw_sample
 from recsys.evaluation.metrics import hits, recall
 from recsys.evaluation.protocol import ask, draw_means, interval
+from recsys.evaluation.report import find_row, strategies_in
 from recsys.pipeline.evaluate import questions
 from recsys.pipeline.events import events
 from recsys.pipeline.interactions import interactions
@@ -32,20 +33,20 @@ from recsys.pipeline.split import split
 from recsys.recommend import select_exam
 from recsys.runs import Run, open_run
 from recsys.scorers.als import AlsScorer
-from recsys.scorers.search import Exam, search_als
+from recsys.scorers.exam import Exam
+from recsys.scorers.search import search_als
 from recsys.settings import load_settings
 
 MIXED = ("hybrid", "ranker", "hybrid_default", "hybrid_generalizable")
 
 
-def river(profile: str, runs_dir: Path, *sets: str) -> tuple[Run, float]:
-    "A finished run, and its seconds."
-    started = time.monotonic()
+def river(profile: str, runs_dir: Path, *sets: str) -> Run:
+    "A finished run."
     words = [word for pair in (f"runs_dir={runs_dir}", *sets) for word in ("--set", pair)]
     done = subprocess.run([*RECSYS, "run", profile, *words], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
         raise SystemExit(f"the run failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return open_run(profile, runs_dir=runs_dir), time.monotonic() - started
+    return open_run(profile, runs_dir=runs_dir)
 
 
 def rows_of(run: Run, dataset: str) -> list[dict]:
@@ -58,12 +59,11 @@ def show(rows: list[dict], columns: list[tuple[str, int, str]], title: str, part
     table = Table(title=title, box=None)
     for name in ("strategy", *(f"{metric}@{k} {slice_}" for metric, k, slice_ in columns)):
         table.add_column(name, justify="left" if name == "strategy" else "right")
-    found = {(row["strategy"], row["metric"], row["k"], row["slice"]): row for row in rows}
     lines = [f"# {title}", "", f"| strategy | {' | '.join(f'{metric}@{k}, {slice_}' for metric, k, slice_ in columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for strategy in dict.fromkeys(row["strategy"] for row in rows):
+    for strategy in strategies_in(rows):
         cells = []
         for column in columns:
-            row = found.get((strategy, *column))
+            row = find_row(rows, strategy, *column)
             ends = f" [{row['lo']:.4f}, {row['hi']:.4f}]" if row and row["lo"] is not None else ""
             cells.append("–" if row is None or row["value"] is None else f"{row['value']:.4f}{ends}")
         table.add_row(strategy, *cells)
@@ -74,8 +74,8 @@ def show(rows: list[dict], columns: list[tuple[str, int, str]], title: str, part
 
 def value(rows: list[dict], strategy: str, metric: str, k: int, part: str) -> float:
     "One number, NaN where there is none."
-    found = [row["value"] for row in rows if (row["strategy"], row["metric"], row["k"], row["slice"]) == (strategy, metric, k, part)]
-    return found[0] if found and found[0] is not None else float("nan")
+    found = find_row(rows, strategy, metric, k, part)
+    return float("nan") if found is None or found["value"] is None else found["value"]
 
 
 def against(run: Run, dataset: str, ours: str, theirs: str, served: bool = False) -> str:
@@ -98,7 +98,7 @@ def best_single(run: Run, dataset: str, rows: list[dict]) -> str:
 def toys(data: Path, runs_dir: Path) -> str:
     "Leave-one-out as published: all items ranked, the user's own left out."
     shop = data / "toys"
-    run, _ = river("table", runs_dir, f"events={shop / 'events.csv'}", f"items={shop / 'items.csv'}", "split=leave_one_out", "tune=als,item_knn,weights")
+    run = river("table", runs_dir, f"events={shop / 'events.csv'}", f"items={shop / 'items.csv'}", "split=leave_one_out", "tune=als,item_knn,weights")
     rows = rows_of(run, "table")
     show(rows, [("hit_rate", 10, "all"), ("ndcg", 10, "all"), ("map", 12, "all")], "toys, leave_one_out", "toys")
     print(against(run, "table", "ranker", best_single(run, "table", rows)), against(run, "table", "hybrid", best_single(run, "table", rows)), sep="\n")
@@ -108,11 +108,11 @@ def toys(data: Path, runs_dir: Path) -> str:
 
 def hm(data: Path, runs_dir: Path) -> str:
     "Purchases of 2020-09-21 and 22, everything before is known; items that are new; everybody, strangers included."
-    run, _ = river("hm", runs_dir, f"hm_raw={data / 'hm_raw'}", "test_days=2", "valid_days=2", "tune=item_knn,weights")
-    rows, single = rows_of(run, "hm"), best_single(run, "hm", rows_of(run, "hm"))
+    run = river("hm", runs_dir, f"hm_raw={data / 'hm_raw'}", "test_days=2", "valid_days=2", "tune=item_knn,weights")
+    single = best_single(run, "hm", rows := rows_of(run, "hm"))
     show(rows, [("map", 12, "warm"), ("map", 12, "served"), ("recall", 12, "warm")], "H&M, two days", "hm")
     cold = json.loads((run.artifact("evaluate") / "cold_ranking.json").read_text())
-    print(json.dumps(cold, indent=1)[:4000])
+    show(cold["hm"]["rows"], [("recall", 12, "cold_ranking"), ("map", 12, "cold_ranking")], "H&M, new items ranked among themselves", "hm_cold")
     said = [against(run, "hm", name, other, served) for name in ("ranker", "hybrid") for other, served in ((single, False), ("repurchase", True))]
     print(*said, sep="\n")
     return "; ".join(said)
@@ -122,7 +122,7 @@ def rr(data: Path, runs_dir: Path) -> str:
     "RetailRocket's views as sessions: the next item of each. Published are items with five events or more; of a small cut none would be left."
     whole = (data / "rr_raw" / "events.csv").stat().st_size > 50 * 2**20  # Kaggle's has 94 MB
     least = [] if whole else ["min_item_events=1"]
-    run, _ = river("rr", runs_dir, f"rr_raw={data / 'rr_raw'}", "split=sessions", "tune=item_knn,transitions,weights", *least)
+    run = river("rr", runs_dir, f"rr_raw={data / 'rr_raw'}", "split=sessions", "tune=item_knn,transitions,weights", *least)
     rows = rows_of(run, "rr")
     show(rows, [("recall", 20, "all"), ("mrr", 20, "all")], "RetailRocket, next item of a session", "rr")
     return "; ".join(f"{name} R@20 {value(rows, name, 'recall', 20, 'all'):.4f} MRR@20 {value(rows, name, 'mrr', 20, 'all'):.4f}"

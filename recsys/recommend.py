@@ -6,7 +6,7 @@
 __all__ = ['SALE_WEEKS', 'NEIGHBOURS', 'WHY_MISSING', 'NOTHING_HAPPENED', 'MAKERS', 'WINDOWED', 'allowed_items', 'sale_weeks',
            'exclusion', 'Recs', 'Recommender', 'Room', 'hybrid_specs', 'load_scorers', 'select_inputs', 'select_exam']
 
-# %% ../nbs/70_recommend.ipynb #43ba0290
+# %% ../nbs/70_recommend.ipynb #5986ed24
 import html
 import json
 import re
@@ -27,13 +27,13 @@ from .errors import MissingFileError, SettingsError, StepError, StrategyError
 from .scorers.als import AlsScorer
 from .scorers.base import STRATEGIES, Missing, Scorer, TopK
 from .scorers.ease import EaseScorer
+from .scorers.exam import Exam
 from .scorers.hybrid import PRESETS, make_hybrid, read_weights
 from .scorers.item_knn import ItemKnnScorer
 from .scorers.neighbours import NeighbourScorer
 from .scorers.popularity import PopularityScorer
 from .scorers.repurchase import RepurchaseScorer
 from .scorers.same_product import SameProductScorer
-from .scorers.search import Exam
 from .scorers.segment_popularity import NO_SEGMENTS, SegmentPopularityScorer, read_segments
 from .scorers.transitions import TransitionScorer
 from .scorers.trending import TrendingScorer

@@ -10,10 +10,11 @@ from scorer_contract import N_ITEMS, N_USERS, ScorerContract, made_up_shop
 
 from recsys.data.catalog import Catalog
 from recsys.errors import LeakError, MissingFileError, StrategyError
-from recsys.scorers.base import Missing, Scorer, contains
+from recsys.scorers.base import Missing, Scorer, contains, places_in
+from recsys.scorers.exam import Exam
 from recsys.scorers.item_knn import ItemKnnScorer
 from recsys.scorers.popularity import PopularityScorer
-from recsys.scorers.ranker import Facts, RankerScorer, drawn, feature_names, features, lessons, places_in, teach
+from recsys.scorers.ranker import Facts, RankerScorer, drawn, feature_names, features, lessons, teach
 from recsys.scorers.repurchase import RepurchaseScorer
 
 
@@ -36,7 +37,8 @@ def lesson_of(shop, seed=7, allowed=None, exclude=None):
     targets = csr_array((np.ones(len(rows), np.float32), (rows, after.ravel())), shape=(N_USERS, N_ITEMS))
     targets.sum_duplicates()
     asked = shop.queries(np.arange(N_USERS))
-    return lessons(sources_of(shop), asked, targets, Facts.of(shop, catalog_of(shop)), allowed, None if exclude is None else asked.matrix(N_ITEMS), seed)
+    exam = Exam(shop, asked, targets, allowed, None if exclude is None else asked.matrix(N_ITEMS))
+    return lessons(sources_of(shop), exam, Facts.of(shop, catalog_of(shop)), seed)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_new_items_have_a_lesson_of_their_own():
     shop = made_up_shop()
     asked, targets = shop.queries(np.arange(N_USERS)), np.zeros((N_USERS, N_ITEMS), np.float32)
     targets[:, 3], targets[:30, 42], targets[30:, 43] = 1, 1, 1  # 40 to 44 were never sold
-    lesson = lessons(sources_of(shop) | {"content": Everything().fit(shop)}, asked, csr_array(targets), Facts.of(shop, catalog_of(shop)))
+    lesson = lessons(sources_of(shop) | {"content": Everything().fit(shop)}, Exam(shop, asked, csr_array(targets)), Facts.of(shop, catalog_of(shop)))
     fresh = lesson.groups >= N_USERS
     assert fresh.sum() == 2 * N_USERS and lesson.labels[fresh].sum() == N_USERS  # 42 and 43 alone: nobody took the other three
     never = lesson.features[:, lesson.names.index("never_sold")]

@@ -143,6 +143,16 @@ class TestLeaveOneOut:
             held = pd.read_parquet(inputs["split"] / f"{part}_table.parquet").set_index("user_id")["item_id"].to_dict()
             assert held == {user: rows.iloc[place] for user, rows in ordered.groupby("user_id")["item_id"] if len(rows) >= 3}
 
+    def test_the_same_bytes_every_time(self, tmp_path):
+        frame = drawn(tmp_path, n_users=3000)
+        made = []
+        for turn, rows in enumerate((frame, frame, frame.sample(frac=1, random_state=3))):
+            (folder := tmp_path / str(turn)).mkdir()
+            rows.to_csv(folder / "e.csv", index=False)
+            inputs = river(folder, {"events": folder / "e.csv"}, split="leave_one_out")
+            made.append([(inputs["split"] / f"{part}_table.parquet").read_bytes() for part in ("train", "valid", "test")])
+        assert all(one == made[0] for one in made)
+
     def test_short_histories_stay_in_train(self, tmp_path):
         rows = [(1, 1, 0), (1, 2, 1), (2, 1, 0), (2, 2, 1), (2, 3, 2)]
         pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(tmp_path / "e.csv", index=False)

@@ -9,6 +9,7 @@ from scorer_contract import N_ITEMS, four_parts, made_up_shop
 
 from recsys.data.interactions import History, Query
 from recsys.scorers.base import best, contains
+from recsys.scorers.exam import Exam
 from recsys.scorers.hybrid import KINDS, HybridScorer
 from recsys.scorers.weights import AT, Mixture, Table, candidate_table, climb, explore, moves, ternary_map, tune_bands, tune_hybrid
 
@@ -50,14 +51,14 @@ def exam(shop):
     rows = [(user, num) for user in range(60) for num in shop.queries([user]).history(0)[4:]]
     targets = csr_array((np.ones(len(rows)), tuple(np.array(rows).T)), shape=(60, N_ITEMS))
     targets.sum_duplicates()
-    return asked, targets
+    return Exam(shop, asked, targets)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_table_says_what_the_hybrid_does(shop, parts, exam, kind):
-    asked, targets = exam
+    asked, targets = exam.queries, exam.targets
     weights, kinds = {"als": 0.5, "item_knn": 0.3, "popularity": 0.2}, dict.fromkeys(parts, kind)
-    table = candidate_table(parts, asked, targets)
+    table = candidate_table(parts, exam)
     found = contains(targets, HybridScorer(parts, weights, kinds).fit(shop).top_k(asked, AT).nums)
     wanted = (found * np.cumsum(found, axis=1) / np.arange(1, AT + 1)).sum(axis=1) / np.minimum(np.diff(targets.indptr), AT)
     assert table.mean_ap(weights, kinds) == pytest.approx(wanted.mean(), abs=1e-6)
@@ -65,7 +66,7 @@ def test_the_table_says_what_the_hybrid_does(shop, parts, exam, kind):
 
 
 def test_tuning_is_not_worse_than_the_best_part(parts, exam):
-    table = candidate_table(parts, *exam)
+    table = candidate_table(parts, exam)
     alone = [table.mean_ap({part: 1.0}, dict.fromkeys(parts, "peak")) for part in parts]
     found = tune_hybrid(table, trials=30)
     assert max(row["value"] for row in found.trials) >= max(alone) and found.trials[-1]["how"] == "shrunk"
@@ -74,7 +75,7 @@ def test_tuning_is_not_worse_than_the_best_part(parts, exam):
 
 
 def test_a_search_that_was_killed_finds_what_it_would_have_found(parts, exam, tmp_path):
-    table = candidate_table(parts, *exam)
+    table = candidate_table(parts, exam)
     starts = [{part: 1.0} for part in parts]
     whole = explore(table, 25, 7, starts)
     explore(table, 3, 7, starts, tmp_path / "trials.db")  # as far as it came

@@ -41,7 +41,7 @@ def path_beginnings(path: str | None) -> list[str]:
     parts = [" ".join(part.split()) for part in path.split(">")] if isinstance(path, str) else []
     return [" > ".join(parts[: n + 1]) for n in range(len(parts))]
 
-# %% ../../nbs/13_data.catalog.ipynb #0602e8de
+# %% ../../nbs/13_data.catalog.ipynb #d8e77e3b
 class Catalog:
     "The items of one shop: row of `table` = item num."
 
@@ -70,6 +70,12 @@ class Catalog:
     def prices(self) -> np.ndarray:
         "(I,) float32, NaN where unknown."
         return self.table["price"].to_numpy(dtype=np.float32, na_value=np.nan)
+
+    @cached_property
+    def departments(self) -> np.ndarray:
+        "(I,) object: the beginning of each category path, None where there is no path."
+        begins = {path: path_beginnings(path)[0] for path in self.table["category"].dropna().unique()}
+        return self.table["category"].map(begins).to_numpy(dtype=object, na_value=None)
 
     @cached_property
     def category_codes(self) -> np.ndarray:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_JAVA', 'MAX_JAVA', 'ENGINES', 'BATCH', 'TORN', 'csv_header', 'check_columns', 'java_home', 'spark_session',
-           'Engine', 'Text', 'readable', 'DuckEngine', 'line_numbers', 'SparkEngine', 'open_engine']
+           'in_total_order', 'Engine', 'Text', 'readable', 'DuckEngine', 'line_numbers', 'SparkEngine', 'open_engine']
 
 # %% ../../nbs/11_data.engine.ipynb #05da448a
 import csv
@@ -129,10 +129,15 @@ def spark_session(
         builder = builder.config(key, value)
     return builder.getOrCreate()
 
-# %% ../../nbs/11_data.engine.ipynb #c0bdbd89
+# %% ../../nbs/11_data.engine.ipynb #bc60ef8d
 ENGINES = ("duckdb", "spark")
 BATCH = 500_000  # rows written at a time
 TORN = "line is not a row of this table"
+
+
+def in_total_order(rows: ir.Table) -> ir.Table:
+    "Rows sorted by all they hold: an engine gives them as its threads finish, and a file should be the same byte for byte."
+    return rows.order_by(*rows.columns)
 
 
 class Engine:

@@ -126,7 +126,7 @@ def _fold(past: Histories, values: np.ndarray, shape: tuple[int, int]) -> csr_ar
     folded.sum_duplicates()
     return folded
 
-# %% ../../nbs/12_data.interactions.ipynb #f5b8fa3f
+# %% ../../nbs/12_data.interactions.ipynb #ea112271
 @dataclass(frozen=True)
 class Interactions:
     "Everything that happened in one shop before `at`."
@@ -166,9 +166,13 @@ class Interactions:
         np.maximum.at(last, self.past.item_nums, self.past.ts)
         return last
 
+    def lately(self, days: float | None = None) -> np.ndarray:
+        "(E,) bool: which events are of the last `days`; all where none are given, or the shop knows only the order."
+        return np.ones(self.n_events, bool) if days is None or self.time_unit == "order" else self.past.ts >= self.at - days * DAY_MS
+
     def popularity(self, days: float | None = None) -> np.ndarray:
         "(I,) float64 summed weight of each item, of the last `days` only where they are given and the shop knows time."
-        recent = np.ones(self.n_events, bool) if days is None or self.time_unit == "order" else self.past.ts >= self.at - days * DAY_MS
+        recent = self.lately(days)
         return np.bincount(self.past.item_nums[recent], self.past.weights[recent], minlength=self.n_items)
 
     def queries(self, user_ids: Sequence[int] | np.ndarray, at: int | None = None, last: int | None = None) -> Queries:

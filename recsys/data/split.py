@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'TIMED', 'PARTS', 'LEARNS', 'JUDGES', 'CATEGORY', 'CHUNK_ROW
            'window_truth', 'session_truth', 'step_folder', 'load_window', 'newest_event', 'window_catalog',
            'export_csv', 'export_interactions']
 
-# %% ../../nbs/14_data.split.ipynb #eb34c718
+# %% ../../nbs/14_data.split.ipynb #05892bd6
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +26,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from .catalog import Catalog, as_of
-from .engine import Engine
+from .engine import Engine, in_total_order
 from .interactions import NEVER, Histories, Interactions, Queries, from_events, load_interactions, save_interactions
 from .schema import DAY_MS, EVENT_KINDS, EVENTS, ITEMS, check_table, read_table
 from .sentinel import check_pairs, check_times
@@ -105,7 +105,7 @@ def find_cutoffs(
                             "take them all; give fewer days")  # fmt: skip
     return cutoffs
 
-# %% ../../nbs/14_data.split.ipynb #1ffc6120
+# %% ../../nbs/14_data.split.ipynb #963c7aba
 PARTS = ("train", "valid", "test")
 LEARNS = {"select": ("train",), "final": ("train", "valid")}
 JUDGES = {"select": "valid", "final": "test"}
@@ -128,7 +128,8 @@ def by_last(engine: Engine, events: ir.Table) -> dict[str, ir.Table]:
     placed = engine.stage(events.mutate(place=ibis.dense_rank().over(group_by=events.user_id, order_by=newest_first)), "placed")
     staged = engine.stage(placed.mutate(oldest=placed.place.max().over(group_by=placed.user_id)), "ranked")
     held = ibis.ifelse(staged.oldest + 1 >= len(PARTS), staged.place, len(PARTS))  # 0 = test, 1 = valid
-    return {"train": staged.filter(held > 1), "valid": staged.filter(held == 1), "test": staged.filter(held == 0)}
+    parts = {"train": staged.filter(held > 1), "valid": staged.filter(held == 1), "test": staged.filter(held == 0)}
+    return {name: in_total_order(rows.select(*EVENTS.names)) for name, rows in parts.items()}  # places are told as threads finish
 
 
 def by_sessions(engine: Engine, events: ir.Table, cutoffs: Cutoffs, rules: Rules) -> tuple[dict[str, ir.Table], dict[str, int]]:

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['EARLIEST', 'LATEST', 'FUTURE', 'SLACK_MS', 'MOST_COUNTED', 'LISTED', 'CHUNK_ROWS', 'JOINED', 'Source', 'RawRows',
            'Reading', 'DatasetSpec', 'whole', 'amount', 'in_future', 'day_ms', 'checked', 'json_object', 'shops',
-           'shop', 'about_shop', 'Taken', 'Counts', 'merge', 'in_order', 'take_in', 'take_once', 'write_events',
-           'list_rejects', 'find_lines', 'ingest', 'span', 'dangling', 'join_files', 'ingest_all', 'named_shops',
-           'Example', 'examples', 'account_table']
+           'shop', 'about_shop', 'Taken', 'Counts', 'merge', 'take_in', 'take_once', 'write_events', 'list_rejects',
+           'find_lines', 'ingest', 'span', 'dangling', 'join_files', 'ingest_all', 'named_shops', 'Example', 'examples',
+           'account_table']
 
-# %% ../../nbs/20_datasets.base.ipynb #193e81e6
+# %% ../../nbs/20_datasets.base.ipynb #515ec766
 import csv
 import importlib
 import json
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.engine import Engine, check_columns
+from ..data.engine import Engine, check_columns, in_total_order
 from ..data.lines import BadLine, raw_text
 from ..data.schema import DAY_MS, EVENT_KINDS, EVENTS, ITEMS, PROPERTIES, REJECTS, USERS
 from ..errors import MissingFileError, SchemaError, SettingsError
@@ -196,7 +196,7 @@ def about_shop(spec: DatasetSpec, source: Source, reading: Reading) -> dict[str,
              "dated": False, "display": dict(spec.display), "full_size": dict(spec.full_size)}  # fmt: skip
     return about | dict(reading.about) | {"notes": list(source.notes)}
 
-# %% ../../nbs/20_datasets.base.ipynb #2d9110ba
+# %% ../../nbs/20_datasets.base.ipynb #57daf604
 LISTED = 100_000  # rejected lines written out; all are counted
 CHUNK_ROWS = 4_000_000  # rows merged at a time: bounds the memory, whatever the size of the shop
 
@@ -254,12 +254,7 @@ def merge(engine: Engine, staged: ir.Table, spec: DatasetSpec, n_rows: int) -> l
     only = list(spec.event_weights) if len(spec.event_weights) == 1 else None  # a constant need not be grouped by
     kept = [part.select(dataset=ibis.literal(spec.name), user_id="user_id", item_id="item_id", event=ibis.literal(only[0]) if only else part.event,
                         ts="ts", quantity=part.quantity.cast("int32"), price="price") for part in parts]  # fmt: skip
-    return [in_order(part) for part in kept]
-
-
-def in_order(rows: ir.Table) -> ir.Table:
-    "Rows sorted by all they hold: an engine gives them as its threads finish, and a file should be the same byte for byte."
-    return rows.order_by(*rows.columns)
+    return [in_total_order(part) for part in kept]
 
 
 def _seen(engine: Engine, staged: Sequence[ir.Table], key: Sequence[str], what: str) -> ir.Table:
@@ -339,7 +334,7 @@ def find_lines(path: Path, wanted: Mapping[str, str], n_fields: int) -> Iterable
             if key in wanted:
                 yield number, text, key
 
-# %% ../../nbs/20_datasets.base.ipynb #f1638de7
+# %% ../../nbs/20_datasets.base.ipynb #b8c170fb
 def ingest(spec: DatasetSpec, source: Source, out: Path) -> tuple[dict[str, object], dict[str, object]]:
     "Write events, items, users, properties and rejects of one shop into `out`; returns its accounting and its `datasets.json` entry."
     reading = spec.read_events(source)
@@ -351,7 +346,7 @@ def ingest(spec: DatasetSpec, source: Source, out: Path) -> tuple[dict[str, obje
     dated = spec.read_properties(source) if spec.read_properties else None
     if dated is not None:
         facts, n_parts = dated.mutate(dataset=ibis.literal(spec.name)), 1 + sum(one.account["rows"] for one in source.taken.values()) // CHUNK_ROWS
-        parts = [in_order(facts.filter(facts.item_id % n_parts == part)) for part in range(n_parts)]
+        parts = [in_total_order(facts.filter(facts.item_id % n_parts == part)) for part in range(n_parts)]
         source.engine.write(parts, out / f"properties_{spec.name}.parquet", PROPERTIES)
     counts = _write_world(spec, source, staged, events, out)
     pq.write_table(pa.concat_tables([one.rejects for one in source.taken.values()]), out / f"rejects_{spec.name}.parquet", compression="zstd")

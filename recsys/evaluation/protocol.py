@@ -11,7 +11,7 @@ __all__ = ['LEAST_KS', 'SLICES', 'HEADLINE', 'DETAIL_METRICS', 'QUERIES_AT_ONCE'
            'Comparison', 'compare', 'compare_all', 'below_baselines', 'below_best_part', 'warnings', 'gate', 'refuse',
            'NewestOfCategory', 'ColdRanking', 'cold_protocol', 'cold_ranking']
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #0e0f1f1d
+# %% ../../nbs/81_evaluation.protocol.ipynb #599ea920
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +28,7 @@ from ..errors import SchemaError, StrategyError
 from .metrics import BEYOND, COVERAGES, METRICS, Hits, ItemFacts, beyond, coverage, hits, item_facts, per_user, targets_of
 from .slices import Labels, Slice, item_slice, slices_by, ways
 from ..recommend import exclusion
-from ..scorers.base import Missing, Scorer, TopK, best, blocks, contains
+from ..scorers.base import Missing, Scorer, TopK, best, contains, places_in
 from ..scorers.hybrid import N_CANDIDATES, Mixer
 from ..scorers.segment_popularity import Segments
 
@@ -149,7 +149,7 @@ def _check_lists(protocol: Protocol, name: str, nums: np.ndarray) -> None:
     if n_bad := int(forbidden.any(axis=1).sum()):
         raise StrategyError(f"{name} should recommend allowed items only, but {n_bad:,} of {len(nums):,} lists hold others; mend its top_k")
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #fd55d274
+# %% ../../nbs/81_evaluation.protocol.ipynb #13fdd00c
 FALLBACK = "popularity"
 
 
@@ -158,8 +158,7 @@ def stands_in(
     others: np.ndarray,  # (Q, M)
 ) -> np.ndarray:
     "(Q, K) bool: does this item stand in the same row of the others?"
-    parts = blocks(len(nums), nums.shape[1] * others.shape[1])
-    return (nums >= 0) & np.concatenate([(nums[part, :, None] == others[part, None, :]).any(axis=2) for part in parts])
+    return np.isfinite(places_in(others, nums))
 
 
 def filled(

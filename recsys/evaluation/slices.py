@@ -6,7 +6,7 @@
 __all__ = ['MOST_LABELS', 'HISTORY', 'ITEM_AGES', 'Slice', 'Labels', 'item_slice', 'slices_by', 'by_history', 'by_frequency',
            'by_segment', 'by_item_age', 'by_category', 'by_price', 'ways']
 
-# %% ../../nbs/80_evaluation.slices.ipynb #d5164a49
+# %% ../../nbs/80_evaluation.slices.ipynb #83a07c27
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from ..data.catalog import Catalog, path_beginnings
+from ..data.catalog import Catalog
 from ..data.interactions import NEVER, Interactions, Queries
 from ..data.schema import DAY_MS
+from ..scorers.hybrid import BANDS
 from ..scorers.segment_popularity import Segments
 
 # %% ../../nbs/80_evaluation.slices.ipynb #a48da55b
@@ -56,14 +57,14 @@ def slices_by(part: Labels, targets: csr_array) -> list[Slice]:
         found.append(item_slice(name, chosen, targets) if part.of_items else Slice(name, rows, targets[rows]))
     return [each for each in found if len(each.rows)]
 
-# %% ../../nbs/80_evaluation.slices.ipynb #25c0fc1e
+# %% ../../nbs/80_evaluation.slices.ipynb #05bc44b1
 MOST_LABELS = 8  # the rest is "other"
-HISTORY = ("0", "1", "2-5", "6+")
+HISTORY = ("0", *BANDS.values())
 
 
 def by_history(queries: Queries) -> Labels:
     "Users by the number of events in their history."
-    return Labels("history", HISTORY, np.searchsorted([0, 1, 5], queries.past.lengths))
+    return Labels("history", HISTORY, np.searchsorted(list(BANDS), queries.past.lengths, side="right"))
 
 
 def by_frequency(name: str, values: Sequence[str | None], weights: np.ndarray | None = None, of_items: bool = False) -> Labels:
@@ -82,7 +83,7 @@ def by_segment(user_ids: np.ndarray, segments: Segments) -> Labels:
     "Users by what the shop says of them."
     return by_frequency("segment", np.array([*segments.labels, None], dtype=object)[segments.of(user_ids)])
 
-# %% ../../nbs/80_evaluation.slices.ipynb #c1a2329e
+# %% ../../nbs/80_evaluation.slices.ipynb #50d174a5
 ITEM_AGES = ("0", "<7", "<28", "28+")  # 0: never sold; days since the first sale
 
 
@@ -97,9 +98,7 @@ def by_item_age(interactions: Interactions) -> Labels:
 
 def by_category(catalog: Catalog, targets: csr_array) -> Labels:
     "Items by the top of their category path, the most taken ones apart."
-    tops = {path: path_beginnings(path)[0] for path in catalog.table["category"].dropna().unique() if path_beginnings(path)}
-    values = catalog.table["category"].map(tops).to_numpy(dtype=object, na_value=None)
-    return by_frequency("category", values, np.bincount(targets.indices, minlength=targets.shape[1]), of_items=True)
+    return by_frequency("category", catalog.departments, np.bincount(targets.indices, minlength=targets.shape[1]), of_items=True)
 
 
 def by_price(catalog: Catalog, allowed: np.ndarray) -> Labels:

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['about_shop', 'bundle']
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #01bf2d09
+# %% ../../nbs/pipeline/15_bundle.ipynb #4cf62836
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from ..data.split import read_cutoffs
 from ..scorers.base import Missing
 from ..serving.bundle import SHOWN, Shop, load_shop, refuse_two_runs, write_bundle
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #3e8850a8
+# %% ../../nbs/pipeline/15_bundle.ipynb #3273d57d
 def about_shop(spoken: Mapping[str, object], cutoff: Mapping[str, object], shop: Shop | None = None) -> dict:
     "What `bundle.json` says of a shop."
     said = {name: spoken.get(name) for name in SHOWN} | {"cutoff": dict(cutoff)}
@@ -29,8 +30,8 @@ def bundle(inputs: Mapping[str, Path], out_dir: Path, *, repeat: str = "", dials
     "Gather what answers questions, load it once, and say what is there."
     refuse_two_runs(inputs)
     read = lambda step, name: json.loads((Path(inputs[step]) / name).read_text(encoding="utf-8"))
-    spoken, cutoffs = read("events", "datasets.json"), read("split", "cutoffs.json")
-    windows = read_cutoffs(inputs)
+    spoken, windows = read("events", "datasets.json"), read_cutoffs(inputs)
+    cutoffs = {name: asdict(found) for name, found in windows.items()}
     policies = {name: {"repeat": windows[name].policy(said["repeat"], repeat)} for name, said in spoken.items()}  # as it was evaluated
     first = {name: about_shop(said | policies[name], cutoffs.get(name, {})) for name, said in spoken.items()}
     write_bundle(inputs, out_dir, first, dials=dict(dials or {}))

@@ -19,13 +19,12 @@ from ..scorers.base import Scorer
 from ..scorers.hybrid import PRESETS, read_weights
 from ..scorers.weights import Table, candidate_table, ternary_map, tune_bands, tune_hybrid
 
-# %% ../../nbs/pipeline/13_hybrid.ipynb #2ccad77d
+# %% ../../nbs/pipeline/13_hybrid.ipynb #3b85b3f2
 def opinions(inputs: Mapping[str, Path], dataset: str, repeat: str, dials: Mapping, seed: int) -> Table:
     "What every strategy of a shop thinks of the candidates of its valid days."
     scorers = load_scorers(select_inputs(inputs), dataset, "select", dials=dials, hybrids=False)
-    exam = select_exam(inputs, dataset, repeat)
     ready = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, Scorer)}
-    return candidate_table(ready, exam.queries, exam.targets, exam.allowed, exam.exclude, seed)
+    return candidate_table(ready, select_exam(inputs, dataset, repeat), seed)
 
 # %% ../../nbs/pipeline/13_hybrid.ipynb #9cca6dcf
 def map_rows(table: Table, given: Mapping[str, float]) -> list[dict]:
@@ -33,7 +32,7 @@ def map_rows(table: Table, given: Mapping[str, float]) -> list[dict]:
     parts = sorted((part for part in given if part in table.peaks), key=lambda part: -given[part])[:3]
     return [dict(zip(parts, point.weights, strict=True)) | {"value": point.value} for point in ternary_map(table, parts)] if len(parts) == 3 else []
 
-# %% ../../nbs/pipeline/13_hybrid.ipynb #d63ffffd
+# %% ../../nbs/pipeline/13_hybrid.ipynb #253832a3
 @threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def hybrid(
     inputs: Mapping[str, Path],
@@ -55,8 +54,8 @@ def hybrid(
         written[name] = {"hybrid": given, "hybrid_generalizable": general, "tuned": tune}
         if tune:
             table = opinions(inputs, name, repeat, dials or {}, seed)
-            also = [{part: weight for part, weight in given["weights"].items() if part in table.peaks}]
-            found = tune_hybrid(table, 10 * trials, seed, [start for start in also if start], Path(work_dir) / f"trials_{name}.db" if work_dir else None)
+            start = {part: weight for part, weight in given["weights"].items() if part in table.peaks}
+            found = tune_hybrid(table, 10 * trials, seed, [start] if start else [], Path(work_dir) / f"trials_{name}.db" if work_dir else None)
             own = {"by_band": tune_bands(table, found)} if weights_by == "history" else {}
             written[name] |= {"hybrid": {"weights": found.weights, "kinds": found.kinds} | own, "hybrid_default": given, "select_map": found.value}
             log += [{"dataset": name, "trial": place} | row for place, row in enumerate(found.trials)]

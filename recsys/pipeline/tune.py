@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEARCHES', 'SHARES', 'search_dials', 'tune']
 
-# %% ../../nbs/pipeline/16_tune.ipynb #7503e775
+# %% ../../nbs/pipeline/16_tune.ipynb #194c5682
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from ..data.split import datasets
 from ..errors import SettingsError
 from ..recommend import select_exam
-from ..scorers.search import Exam, Found, search_als, search_ease, search_item_knn, search_transitions
+from ..scorers.exam import Exam
+from ..scorers.search import Found, search_als, search_ease, search_item_knn, search_transitions
 
 # %% ../../nbs/pipeline/16_tune.ipynb #27a40c12
 SEARCHES = {"als": search_als, "item_knn": search_item_knn, "transitions": search_transitions, "ease": search_ease}

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ITEM_FACTS', 'DEMAND_DAYS', 'MOST_KINDS', 'N_RANKED', 'LAST_ASKED', 'USER_FACTS', 'PAIR_FACTS', 'N_TAUGHT',
            'N_NEGATIVES', 'HELD_OUT', 'QUERIES_AT_ONCE', 'LEAST_QUERIES', 'kinds_of', 'demand_of', 'Facts',
-           'feature_names', 'places_in', 'history_facts', 'shares_in', 'newest_only', 'features', 'Lesson', 'drawn',
-           'lessons', 'joined', 'Taught', 'teach', 'RankerScorer', 'load_ranker']
+           'feature_names', 'history_facts', 'shares_in', 'newest_only', 'features', 'Lesson', 'drawn', 'lessons',
+           'of_new_items', 'joined', 'Taught', 'teach', 'RankerScorer', 'load_ranker']
 
-# %% ../../nbs/68_scorers.ranker.ipynb #f5b43902
+# %% ../../nbs/68_scorers.ranker.ipynb #7031ee1f
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +19,17 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from ..data.catalog import Catalog, path_beginnings
+from ..data.catalog import Catalog
 from ..data.interactions import NEVER, Interactions, Queries
 from ..data.sentinel import HIGHEST_SHARE, check_features, check_importance, check_negatives
 from ..errors import MissingFileError, StrategyError
-from .base import Scorer, TopK, best, blocks, contains
+from .base import Scorer, TopK, best, blocks, contains, places_in
+from .exam import Exam
 from .hybrid import Mixer, reference_items, scale_of, unite
 from ..store import write_json, write_text
 from ..towers.pairs import WINDOWS, Trends
 
-# %% ../../nbs/68_scorers.ranker.ipynb #3ead2e9c
+# %% ../../nbs/68_scorers.ranker.ipynb #175ccbb7
 ITEM_FACTS = (*(f"sold_{days}_days" for days in WINDOWS), "sold_ever", "never_sold", "days_since_first_sold", "days_since_last_sold",
               "demand_of_its_kind", "place_in_catalogue", "price")  # fmt: skip
 DEMAND_DAYS = 7.0
@@ -37,10 +38,8 @@ MOST_KINDS = 5000  # values of a facet: more are names, not kinds
 
 def kinds_of(catalog: Catalog) -> np.ndarray:
     "(I, K) int64 codes of what each item is said to be, 0 = not said: its category, the beginning of that, and its facets."
-    paths = catalog.table["category"]
-    tops = paths.map(lambda path: path_beginnings(path)[0], na_action="ignore")
     facets = [catalog.facets[name].map(str, na_action="ignore") for name in sorted(catalog.facets)]
-    coded = [pd.factorize(values, sort=True)[0] + 1 for values in (paths, tops, *facets)]
+    coded = [pd.factorize(values, sort=True)[0] + 1 for values in (catalog.table["category"], catalog.departments, *facets)]
     return np.column_stack([*coded[:2], *(codes for codes in coded[2:] if 1 < codes.max(initial=0) <= MOST_KINDS)]).astype(np.int64)
 
 
@@ -74,7 +73,7 @@ class Facts:
         "(I,) float32 logarithms, NaN where unknown."
         return self.items[:, -1]
 
-# %% ../../nbs/68_scorers.ranker.ipynb #8793e10a
+# %% ../../nbs/68_scorers.ranker.ipynb #e7f8e971
 N_RANKED = 50  # of each source
 LAST_ASKED = ("content", "item_knn", "transitions")  # asked with the newest event alone too
 USER_FACTS = ("events", "different_items", "days_since_last_event", "usual_price")
@@ -85,20 +84,6 @@ def feature_names(parts: Sequence[str]) -> list[str]:
     "The columns of `features`."
     said = [f"{part}{what}" for part in parts for what in ("", "_level", "_place")]
     return [*said, *(f"{part}_of_last" for part in LAST_ASKED if part in parts), *ITEM_FACTS, *USER_FACTS, *PAIR_FACTS]
-
-
-def places_in(
-    listed: np.ndarray,  # (Q, n) item nums, best first, -1 = none
-    nums: np.ndarray,  # (Q, C)
-) -> np.ndarray:
-    "(Q, C) float32 place of each item in its row's list, from 1; NaN where it is not there."
-    width = int(max(listed.max(initial=0), nums.max(initial=0))) + 2
-    rows = np.arange(len(nums))[:, None] * width
-    keys, places = (rows + listed).ravel(), np.tile(np.arange(1, listed.shape[1] + 1), len(listed))
-    order = np.argsort(keys, kind="stable")
-    found = np.minimum(np.searchsorted(keys, rows + nums, sorter=order), max(len(keys) - 1, 0))
-    there = (keys[order[found]] == rows + nums) & (nums >= 0) if len(keys) else np.zeros(nums.shape, bool)
-    return np.where(there, places[order[found]], np.nan).astype(np.float32) if len(keys) else np.full(nums.shape, np.nan, np.float32)
 
 # %% ../../nbs/68_scorers.ranker.ipynb #779d6585
 def history_facts(queries: Queries, facts: Facts) -> np.ndarray:
@@ -153,7 +138,7 @@ def features(
     against = of_item[:, -1] - users[rows, -1]
     return np.column_stack([*columns, of_item, users[rows], against, shares_in(queries, facts.kinds, nums)[asked]]).astype(np.float32)
 
-# %% ../../nbs/68_scorers.ranker.ipynb #18793104
+# %% ../../nbs/68_scorers.ranker.ipynb #0aecf46c
 N_TAUGHT = 20_000  # queries at most
 N_NEGATIVES = 60  # of a query at most
 HELD_OUT = 0.2  # of the queries: they say how many trees are enough
@@ -182,28 +167,19 @@ def drawn(candidates: np.ndarray, right: np.ndarray, rng: np.random.Generator) -
     return unite([kept])
 
 
-def lessons(
-    scorers: Mapping[str, Scorer],
-    queries: Queries,
-    targets: csr_array,  # (Q, I) what they took afterwards
-    facts: Facts,
-    allowed: np.ndarray | None = None,  # (I,) bool
-    exclude: csr_array | None = None,  # (Q, I)
-    seed: int = 7,
-) -> Lesson:
-    "The lessons of these queries, and those of the new items among what they took."
-    some = next(iter(scorers.values())).interactions
-    usual = _lessons(scorers, queries, targets, facts, allowed, exclude, seed)
-    new = np.zeros(some.n_items, dtype=bool)
-    new[targets.indices] = some.first_sold[targets.indices] == NEVER
-    fresh = _lessons(scorers, queries, _only(targets, new), facts, new if allowed is None else new & allowed, exclude, seed)
-    return joined(usual, fresh._replace(groups=fresh.groups + len(queries)))
+def lessons(scorers: Mapping[str, Scorer], exam: Exam, facts: Facts, seed: int = 7) -> Lesson:
+    "The lessons of these questions, and those of the new items among the answers."
+    usual, fresh = _lessons(scorers, exam, facts, seed), _lessons(scorers, of_new_items(exam), facts, seed)
+    return joined(usual, fresh._replace(groups=fresh.groups + len(exam.queries)))
 
 
-def _only(targets: csr_array, kept: np.ndarray) -> csr_array:  # kept: (I,) bool
-    "The targets that are kept."
-    rows, nums = targets.nonzero()
-    return csr_array((np.ones(int(kept[nums].sum()), np.float32), (rows[kept[nums]], nums[kept[nums]])), shape=targets.shape)
+def of_new_items(exam: Exam) -> Exam:
+    "The same questions, of the items alone that had never been sold and that anybody took."
+    new, targets = np.zeros(exam.interactions.n_items, dtype=bool), exam.targets.copy()
+    new[targets.indices] = exam.interactions.first_sold[targets.indices] == NEVER
+    targets.data = targets.data * new[targets.indices]
+    targets.eliminate_zeros()
+    return replace(exam, targets=targets, allowed=new if exam.allowed is None else new & exam.allowed)
 
 
 def joined(one: Lesson, other: Lesson) -> Lesson:
@@ -218,23 +194,20 @@ def joined(one: Lesson, other: Lesson) -> Lesson:
     return Lesson(*rows, one.names, float(rate), one.n_asked)
 
 
-def _lessons(
-    scorers: Mapping[str, Scorer], queries: Queries, targets: csr_array, facts: Facts, allowed: np.ndarray | None, exclude: csr_array | None, seed: int
-) -> Lesson:
+def _lessons(scorers: Mapping[str, Scorer], exam: Exam, facts: Facts, seed: int) -> Lesson:
     rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(np.diff(targets.indptr) > 0)
+    rows = np.flatnonzero(np.diff(exam.targets.indptr) > 0)
     rows = np.sort(rng.permutation(rows)[:N_TAUGHT])
-    sample, parts, n_wrong, n_kept = reference_items(next(iter(scorers.values())).interactions, seed), [], 0, 0
+    sample, parts, n_wrong, n_kept = reference_items(exam.interactions, seed), [], 0, 0
     for start in range(0, len(rows), QUERIES_AT_ONCE):
-        part = rows[start : start + QUERIES_AT_ONCE]
-        cut = None if exclude is None else exclude[part]
-        candidates = unite([scorer.top_k(queries[part], N_RANKED, allowed, cut).nums for scorer in scorers.values()])
-        right = contains(targets[part], candidates)
+        asked = exam.part(part := rows[start : start + QUERIES_AT_ONCE])
+        candidates = unite([scorer.top_k(asked.queries, N_RANKED, asked.allowed, asked.exclude).nums for scorer in scorers.values()])
+        right = contains(asked.targets, candidates)
         useful = np.flatnonzero(right.any(axis=1))
         nums = drawn(candidates[useful], right[useful], rng)
-        labels = contains(targets[part[useful]], nums)[nums >= 0]
+        labels = contains(asked.targets[useful], nums)[nums >= 0]
         n_wrong, n_kept = n_wrong + int((candidates[useful] >= 0).sum() - right[useful].sum()), n_kept + int((~labels).sum())
-        made = features(scorers, queries[part[useful]], nums, facts, sample)
+        made = features(scorers, asked.queries[useful], nums, facts, sample)
         parts.append((made, labels, part[useful][np.nonzero(nums >= 0)[0]]))
     made, labels, groups = (np.concatenate(arrays) for arrays in zip(*parts, strict=True)) if parts else (np.zeros((0, 0)), *[np.zeros(0, int)] * 2)
     return Lesson(made, labels.astype(bool), groups, feature_names(list(scorers)), n_kept / max(n_wrong, 1), len(rows))
@@ -289,7 +262,7 @@ def _dataset(lesson: Lesson, rows: np.ndarray):  # -> lightgbm.Dataset
     sizes = np.unique(lesson.groups[rows], return_counts=True)[1]
     return lightgbm.Dataset(lesson.features[rows], lesson.labels[rows].astype(np.int32), group=sizes, feature_name=list(lesson.names), free_raw_data=False)
 
-# %% ../../nbs/68_scorers.ranker.ipynb #84c8c5bc
+# %% ../../nbs/68_scorers.ranker.ipynb #34e60266
 class RankerScorer(Mixer):
     "What trees learned of the opinions of many sources."
 
@@ -307,8 +280,11 @@ class RankerScorer(Mixer):
 
     def fit(self, interactions: Interactions, items: Catalog | None = None, at: int | None = None) -> Self:
         "Gather the facts; sources and trees are fitted already."
-        self.interactions, self.sample = interactions, reference_items(interactions, self.seed)
-        self.facts = Facts.of(interactions, items)
+        return self.knowing(interactions, Facts.of(interactions, items))
+
+    def knowing(self, interactions: Interactions, facts: Facts) -> Self:
+        "The same with facts that were gathered before."
+        self.interactions, self.facts, self.sample = interactions, facts, reference_items(interactions, self.seed)
         return self
 
     def columns(self, queries: Queries, nums: np.ndarray) -> np.ndarray:

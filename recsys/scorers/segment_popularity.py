@@ -6,7 +6,7 @@
 __all__ = ['MAX_VALUES', 'NO_SEGMENTS', 'IMAGINED', 'Segments', 'segment_labels', 'read_segments', 'departments', 'favourite',
            'shrunk', 'SegmentPopularityScorer']
 
-# %% ../../nbs/62_scorers.segment_popularity.ipynb #8d3ddfa0
+# %% ../../nbs/62_scorers.segment_popularity.ipynb #69fd7014
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from ..data.catalog import Catalog, path_beginnings
+from ..data.catalog import Catalog
 from ..data.interactions import Histories, Interactions, Queries
 from ..data.schema import DAY_MS, USERS, read_table
 from .base import Scorer, TopK
@@ -64,12 +64,12 @@ def read_segments(path: Path | str, dataset: str) -> Segments:
     codes, labels = pd.factorize(pd.Series(segment_labels([json.loads(text) for text in texts]), dtype=object).replace("", None), sort=True)
     return Segments(table["user_id"].to_numpy(np.int64), codes[which] if len(texts) else np.zeros(0, np.int64), tuple(labels))
 
-# %% ../../nbs/62_scorers.segment_popularity.ipynb #a5bf653f
+# %% ../../nbs/62_scorers.segment_popularity.ipynb #136e464f
 def departments(items: Catalog | None, n_items: int) -> np.ndarray:
     "(I,) int64 code of the first level of each item's category path, -1 where there is none."
     if items is None:
         return np.full(n_items, -1, dtype=np.int64)
-    return pd.factorize(pd.Series([(path_beginnings(path) or [None])[0] for path in items.table["category"]], dtype=object), sort=True)[0]
+    return pd.factorize(items.departments, sort=True)[0]
 
 
 def favourite(past: Histories, codes: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ def shrunk(sold: np.ndarray, wider: np.ndarray, imagined: float = IMAGINED) -> n
     "(I,) shares of a group: its own sales, and imagined ones in the shares of the wider group."
     return (sold + imagined * wider) / (sold.sum() + imagined)
 
-# %% ../../nbs/62_scorers.segment_popularity.ipynb #2ace40e0
+# %% ../../nbs/62_scorers.segment_popularity.ipynb #028b0e1a
 class SegmentPopularityScorer(Scorer):
     "How much an item sold lately to the same segment. An item never sold is NaN."
 
@@ -108,7 +108,7 @@ class SegmentPopularityScorer(Scorer):
         lately = sold_lately(interactions, self.days)
         self.shop = lately / max(np.nansum(lately), 1e-12)
         past, rows = interactions.past, interactions.past.row_of_event
-        recent = np.ones(len(rows), bool) if interactions.time_unit == "order" else past.ts >= interactions.at - self.days * DAY_MS
+        recent = interactions.lately(self.days)
         users, which = np.unique(rows[recent], return_inverse=True)
         groups = self._groups(interactions.users.ids[users], past.take(users))
         self.sold = [self._count(kind[which], past.item_nums[recent], past.weights[recent]) for kind in groups.T]

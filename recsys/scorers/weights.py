@@ -6,7 +6,7 @@
 __all__ = ['N_JUDGED', 'AT', 'STEPS', 'PRIOR_USERS', 'LEAST_USERS', 'Table', 'Mixture', 'candidate_table', 'Tuned', 'explore',
            'moves', 'climb', 'other_scales', 'tune_hybrid', 'tune_bands', 'Point', 'ternary_map', 'ternary_picture']
 
-# %% ../../nbs/69_scorers.weights.ipynb #0f274ca2
+# %% ../../nbs/69_scorers.weights.ipynb #a4fc407c
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
 
-from ..data.interactions import Queries
 from .base import Scorer, contains
-from .hybrid import BANDS, KINDS, N_CANDIDATES, bands_of, reference_items, scale_of, unite
+from .exam import Exam
+from .hybrid import BANDS, KINDS, N_CANDIDATES, bands_of, reference_items, scales_of, unite
 
 # %% ../../nbs/69_scorers.weights.ipynb #3beac631
 N_JUDGED = 6000  # users at most
@@ -99,31 +98,20 @@ class Mixture:
         "MAP@12 of a weighted sum."
         return self.value_of(*self.total(weights))
 
-# %% ../../nbs/69_scorers.weights.ipynb #a5044cbb
-def candidate_table(
-    scorers: Mapping[str, Scorer],
-    queries: Queries,
-    targets: csr_array,  # (Q, I) what they took afterwards
-    allowed: np.ndarray | None = None,  # (I,) bool
-    exclude: csr_array | None = None,  # (Q, I)
-    seed: int = 7,
-    n_judged: int = N_JUDGED,
-) -> Table:
+# %% ../../nbs/69_scorers.weights.ipynb #71fdb453
+def candidate_table(scorers: Mapping[str, Scorer], exam: Exam, seed: int = 7, n_judged: int = N_JUDGED) -> Table:
     "Score the candidates of all parts once."
-    asked = np.flatnonzero((np.diff(targets.indptr) > 0) & queries.has_history)
-    if len(asked) > n_judged:
-        asked = np.sort(np.random.default_rng(seed).choice(asked, n_judged, replace=False))
-    cut = None if exclude is None else exclude[asked]
-    nums = unite([scorer.top_k(queries[asked], N_CANDIDATES, allowed, cut).nums for scorer in scorers.values()])
-    told = np.flatnonzero(contains(targets[asked], nums).any(axis=1))
-    queries, targets, nums = queries[asked[told]], targets[asked[told]], nums[told]
-    sample, peaks, ratios, speaks = reference_items(next(iter(scorers.values())).interactions, seed), {}, {}, {}
+    asked = exam.sample(seed, n_judged)
+    nums = unite([scorer.top_k(asked.queries, N_CANDIDATES, asked.allowed, asked.exclude).nums for scorer in scorers.values()])
+    told = np.flatnonzero(contains(asked.targets, nums).any(axis=1))
+    queries, targets, nums = asked.queries[told], asked.targets[told], nums[told]
+    sample, peaks, ratios, speaks = reference_items(exam.interactions, seed), {}, {}, {}
     for part, scorer in scorers.items():
-        peak, z = (scale_of(scorer, queries, sample, kind) for kind in ("peak", "z"))
+        peak, z = scales_of(scorer, queries, sample, ("peak", "z"))
         speaks[part] = np.isfinite(peak.floor).astype(np.float32)
         ratios[part] = (peak.span / z.span).astype(np.float32)
         peaks[part] = np.where(speaks[part] > 0, np.nan_to_num(peak.apply(scorer.score(queries, nums).copy(), "peak")), np.float32(0))
-    return Table(peaks, ratios, speaks, nums, contains(targets, nums), np.diff(targets.indptr), bands_of(queries), len(asked))
+    return Table(peaks, ratios, speaks, nums, contains(targets, nums), np.diff(targets.indptr), bands_of(queries), len(asked.queries))
 
 # %% ../../nbs/69_scorers.weights.ipynb #063a44aa
 class Tuned(NamedTuple):
