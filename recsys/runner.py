@@ -381,18 +381,19 @@ def _call_seconds(executed: Path) -> float:
     "Seconds of the cell that calls the step."
     return sum(cell.seconds for cell in read_cells(executed) if _calls(cell.source))
 
-# %% ../nbs/05_runner.ipynb #02da1650
+# %% ../nbs/05_runner.ipynb #557df23f
 @contextmanager
-def _quiet_env():
-    "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter."
-    wanted = {"PYTHONHASHSEED": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TOKENIZERS_PARALLELISM": "true"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
+def _kernel_env(settings: Settings):
+    "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter, and where Spark runs."
+    quiet = {"PYTHONHASHSEED": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TOKENIZERS_PARALLELISM": "true"}
+    where = {"RECSYS_SPARK_MASTER": settings.spark_master, "RECSYS_SPARK_MEMORY": settings.spark_memory}  # where, not what: no part of a key
+    before = {name: os.environ.get(name) for name in quiet | where}
+    os.environ.update({name: value for name, value in quiet.items() if before[name] is None} | where)
     try:
         yield
     finally:
-        for name in [name for name, value in before.items() if value is None]:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def git_commit() -> str | None:
@@ -422,7 +423,7 @@ def run_step(planned: Planned, settings: Settings, run: Run, made: Mapping[str, 
         places = {"inputs": {name: str(folder.resolve()) for name, folder in inputs.items()}, "out_dir": str(out_dir.resolve()),
                   "work_dir": str(store.work_dir(step, key).resolve())}  # fmt: skip
         wanted = {name: value for name, value in (values | places).items() if name in declared(notebook)}
-        with _quiet_env():
+        with _kernel_env(settings):
             done = execute(notebook, executed, wanted, say, settings.step_timeout_minutes)
         cost = {"seconds": round(done.seconds, 2), "startup_seconds": round(done.startup_seconds, 2), "peak_mb": round(done.peak_mb),
                 "bytes": sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())}  # fmt: skip

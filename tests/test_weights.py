@@ -17,7 +17,7 @@ from recsys.scorers.weights import AT, Mixture, Table, candidate_table, climb, e
 def made_up_table(peaks: dict[str, np.ndarray], hits: np.ndarray, bands=None, n_asked=None, n_targets=None) -> Table:
     rows, columns = hits.shape
     ones = {part: np.ones((rows, 1), np.float32) for part in peaks}
-    return Table(peaks, ones, ones, np.tile(np.arange(columns), (rows, 1)), hits, hits.sum(axis=1) if n_targets is None else n_targets,
+    return Table(peaks, ones, np.tile(np.arange(columns), (rows, 1)), hits, hits.sum(axis=1) if n_targets is None else n_targets,
                  np.full(rows, "6+") if bands is None else bands, rows if n_asked is None else n_asked)  # fmt: skip
 
 
@@ -83,13 +83,16 @@ def test_a_search_that_was_killed_finds_what_it_would_have_found(parts, exam, tm
 
 
 def test_few_users_stay_with_the_best_start(monkeypatch):
-    table, weight = two_tastes(40), {}
+    rng, hits, weight = np.random.default_rng(5), np.zeros((40, 20), bool), {}
+    peaks = {part: rng.random((40, 20)).astype(np.float32) for part in ("als", "content")}
+    hits[np.arange(40), (0.75 * peaks["als"] + 0.25 * peaks["content"]).argmax(axis=1)] = True
+    table = made_up_table(peaks, hits)
     for users in (0, 100, 10**9):
         monkeypatch.setattr("recsys.scorers.weights.PRIOR_USERS", users)
         weight[users] = tune_hybrid(table, trials=10).weights.get("als", 0.0)
     starts = ({"als": 1.0}, {"als": 0.0, "content": 1.0}, {"als": 0.5, "content": 0.5})
     start = max(starts, key=lambda each: table.mean_ap(each, {"als": "peak", "content": "peak"}))
-    assert weight[10**9] == pytest.approx(start["als"], abs=1e-3)
+    assert weight[10**9] == pytest.approx(start["als"], abs=1e-3) and abs(weight[0] - start["als"]) > 0.01
     assert weight[100] == pytest.approx((40 * weight[0] + 100 * start["als"]) / 140, abs=1e-3)
 
 

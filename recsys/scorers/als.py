@@ -6,7 +6,7 @@
 __all__ = ['FOLD_BLOCK', 'DIALS', 'FoldIn', 'same_history', 'als_space', 'AlsScorer', 'export_interactions', 'unpack_factors',
            'find_factors', 'import_factors']
 
-# %% ../../nbs/64_scorers.als.ipynb #389723cf
+# %% ../../nbs/64_scorers.als.ipynb #eed503ab
 import hashlib
 import json
 import shutil
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
 
 from ..data.catalog import Catalog
 from ..data.ids import IdMap
 from ..data.interactions import Interactions, Queries
 from ..errors import FactorsError, MissingFileError, SpaceError
-from .als_fit import file_hash, fit_als, read_interactions_csv, spark_regularization
+from .als_fit import file_hash, fit_als, occurring, read_interactions_csv, spark_regularization
 from .base import VectorScorer
 from ..store import atomic_path, write_json
 from ..vectors.table import VectorTable
@@ -219,7 +220,7 @@ def find_factors(folder: Path | str, dataset: str) -> Path:
     raise FactorsError(f"expected {dataset}/user_factors.csv, item_factors.csv and factors.json among the factors, found none; "
                        f"run 04_als on interactions_{dataset}.csv")  # fmt: skip
 
-# %% ../../nbs/64_scorers.als.ipynb #98a0945e
+# %% ../../nbs/64_scorers.als.ipynb #995f337a
 def _factor_rows(
     path: Path,
     expected: np.ndarray,  # (N,) nums of the csv, ascending
@@ -228,19 +229,25 @@ def _factor_rows(
     "(N, d) float32 vectors in the order of `expected`."
     if not path.exists():
         raise FactorsError(f"expected {path.name} beside factors.json, found none; copy all three files")
-    table = pd.read_csv(path)
-    columns = ["num", *(f"f{i}" for i in range(embedding_size))]
-    if list(table.columns) != columns:
-        raise FactorsError(f"{path.name} should have num and {embedding_size} factors (factors.json says so), got {len(table.columns) - 1} factors; "
+    columns = {"num": pa.int64()} | {f"f{i}": pa.float32() for i in range(embedding_size)}
+    try:
+        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=columns))
+    except pa.ArrowInvalid as problem:
+        raise FactorsError(f"{path.name} should hold numbers, a row for each num, but: {problem}; copy it again, or train again") from problem
+    if table.column_names != list(columns):
+        raise FactorsError(f"{path.name} should have num and {embedding_size} factors (factors.json says so), got {table.num_columns - 1} factors; "
                            "train again")  # fmt: skip
-    if twice := table["num"].duplicated().sum():
-        raise FactorsError(f"{path.name} holds {twice:,} nums twice, e.g. {table['num'][table['num'].duplicated()].iloc[0]}; train again")
-    missing, unknown = np.setdiff1d(expected, table["num"]), np.setdiff1d(table["num"], expected)
+    nums, counts = np.unique(table["num"].to_numpy(), return_counts=True)
+    if (counts > 1).any():
+        raise FactorsError(f"{path.name} holds {(counts > 1).sum():,} nums twice, e.g. {nums[counts > 1][0]}; train again")
+    missing, unknown = np.setdiff1d(expected, nums), np.setdiff1d(nums, expected)
     if len(missing) or len(unknown):
         raise FactorsError(f"{path.name} should have the {len(expected):,} nums of the interactions; {len(missing):,} are missing "
                            f"(e.g. {missing[:3].tolist()}), {len(unknown):,} are unknown (e.g. {unknown[:3].tolist()}); "
                            "it was cut, or belongs elsewhere")  # fmt: skip
-    vectors = table.sort_values("num")[columns[1:]].to_numpy(dtype=np.float32)
+    vectors, order = np.empty((len(expected), embedding_size), dtype=np.float32), np.argsort(table["num"].to_numpy())
+    for place in range(embedding_size):
+        vectors[:, place] = table[f"f{place}"].to_numpy()[order]
     if len(bad := expected[~np.isfinite(vectors).all(axis=1)]):
         raise FactorsError(f"{path.name}: {len(bad):,} of {len(expected):,} rows hold NaN or inf, e.g. that of num {bad[0]}; "
                            "raise als_regularization or lower als_alpha and train again")  # fmt: skip
@@ -264,7 +271,7 @@ def import_factors(
     user_nums, item_nums, _ = read_interactions_csv(csv)
     tables = []
     for what, nums, ids in (("user", user_nums, users), ("item", item_nums, items)):
-        expected, path = np.unique(nums), Path(folder) / f"{what}_factors.csv"
+        expected, path = occurring(nums)[0], Path(folder) / f"{what}_factors.csv"
         vectors = _factor_rows(path, expected, int(about["embedding_size"]))
         if (trained := about.get("files", {}).get(path.name)) != (got := file_hash(path)):
             raise FactorsError(f"factors.json speaks of a {path.name} of sha256 {str(trained)[:12]}, this one has {got[:12]}: it was altered, or comes from "

@@ -19,7 +19,7 @@ from .base import Scorer, contains
 from .exam import Exam
 from .hybrid import BANDS, KINDS, N_CANDIDATES, bands_of, reference_items, scales_of, unite
 
-# %% ../../nbs/69_scorers.weights.ipynb #3beac631
+# %% ../../nbs/69_scorers.weights.ipynb #13f87a8a
 N_JUDGED = 6000  # users at most
 AT = 12  # MAP at this many
 
@@ -30,7 +30,6 @@ class Table:
 
     peaks: dict[str, np.ndarray]  # part -> (R, C) float32 on the scale `peak`, 0 where the part is silent for a query
     ratios: dict[str, np.ndarray]  # part -> (R, 1) float32, what brings `peak` to `z`
-    speaks: dict[str, np.ndarray]  # part -> (R, 1) float32, 1 where it says anything to a query
     nums: np.ndarray  # (R, C) candidates, -1 = none
     hits: np.ndarray  # (R, C) bool, at least one in each row
     n_targets: np.ndarray  # (R,)
@@ -68,7 +67,7 @@ class Table:
         "The same of these rows."
         cut = lambda arrays: {name: array[rows] for name, array in arrays.items()}
         some = {name: getattr(self, name)[rows] for name in ("nums", "hits", "n_targets", "bands")}
-        return replace(self, peaks=cut(self.peaks), ratios=cut(self.ratios), speaks=cut(self.speaks), **some, n_asked=len(rows))
+        return replace(self, peaks=cut(self.peaks), ratios=cut(self.ratios), **some, n_asked=len(rows))
 
 
 class Mixture:
@@ -79,39 +78,35 @@ class Mixture:
         self.levels = {part: table.level(part, kind) for part, kind in kinds.items()}
         self.nothing = table.nums < 0
 
-    def total(self, weights: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        "(R, C) sum and (R, 1) weight of the parts that speak."
-        summed, heard = np.zeros(self.table.nums.shape, np.float32), np.full((len(self.table.nums), 1), 1e-9, np.float32)
+    def total(self, weights: Mapping[str, float]) -> np.ndarray:
+        "(R, C) sum; what a hybrid divides by, the weight of the parts that speak, is one number for a whole list."
+        summed = np.zeros(self.table.nums.shape, np.float32)
         for part, weight in weights.items():
             if weight > 0:
                 summed += np.float32(weight) * self.levels[part]
-                heard += np.float32(weight) * self.table.speaks[part]
-        return summed, heard
+        return summed
 
-    def value_of(self, summed: np.ndarray, heard: np.ndarray) -> float:
+    def value_of(self, summed: np.ndarray) -> float:
         "MAP@12 of a sum."
-        scores = summed / heard
-        scores[self.nothing] = -np.inf
-        return self.table.value(scores)
+        return self.table.value(np.where(self.nothing, -np.inf, summed))
 
     def value(self, weights: Mapping[str, float]) -> float:
         "MAP@12 of a weighted sum."
-        return self.value_of(*self.total(weights))
+        return self.value_of(self.total(weights))
 
-# %% ../../nbs/69_scorers.weights.ipynb #71fdb453
+# %% ../../nbs/69_scorers.weights.ipynb #86895be0
 def candidate_table(scorers: Mapping[str, Scorer], exam: Exam, seed: int = 7, n_judged: int = N_JUDGED) -> Table:
     "Score the candidates of all parts once."
     asked = exam.sample(seed, n_judged)
     nums = unite([scorer.top_k(asked.queries, N_CANDIDATES, asked.allowed, asked.exclude).nums for scorer in scorers.values()])
     told = np.flatnonzero(contains(asked.targets, nums).any(axis=1))
     queries, targets, nums = asked.queries[told], asked.targets[told], nums[told]
-    sample, peaks, ratios, speaks = reference_items(exam.interactions, seed), {}, {}, {}
+    sample, peaks, ratios = reference_items(exam.interactions, seed), {}, {}
     for part, scorer in scorers.items():
         peak, z = scales_of(scorer, queries, sample, ("peak", "z"))
-        speaks[part] = np.isfinite(peak.floor).astype(np.float32)
         ratios[part] = (peak.span / z.span).astype(np.float32)
-        peaks[part] = np.where(speaks[part] > 0, np.nan_to_num(peak.apply(scorer.score(queries, nums).copy(), "peak")), np.float32(0))
-    return Table(peaks, ratios, speaks, nums, contains(targets, nums), np.diff(targets.indptr), bands_of(queries), len(asked.queries))
+        peaks[part] = np.where(np.isfinite(peak.floor), np.nan_to_num(peak.apply(scorer.score(queries, nums).copy(), "peak")), np.float32(0))
+    return Table(peaks, ratios, nums, contains(targets, nums), np.diff(targets.indptr), bands_of(queries), len(asked.queries))
 
 # %% ../../nbs/69_scorers.weights.ipynb #063a44aa
 class Tuned(NamedTuple):
@@ -160,7 +155,7 @@ def explore(
         kept.add_trial(study.get_trials(deepcopy=False)[-1])
     return [_row("optuna", trial.value, *_of_row(trial.params, parts)) for trial in study.get_trials(deepcopy=False)]
 
-# %% ../../nbs/69_scorers.weights.ipynb #1b5eb1e7
+# %% ../../nbs/69_scorers.weights.ipynb #0df9e14a
 STEPS = (0.2, 0.1, 0.05, 0.02, 0.01)
 
 
@@ -174,9 +169,9 @@ def moves(weights: Mapping[str, float], step: float) -> Iterator[tuple[str, str,
 
 def climb(mixture: Mixture, weights: Mapping[str, float], log: Callable[[float, Mapping[str, float]], None] = lambda value, weights: None) -> dict[str, float]:
     "Weights that no small move makes better."
-    total, levels, speaks = sum(weights.values()), mixture.levels, mixture.table.speaks
+    total, levels = sum(weights.values()), mixture.levels
     found = {part: weights.get(part, 0.0) / total for part in levels}
-    value, sums = mixture.value(found), mixture.total(found)
+    value, summed = mixture.value(found), mixture.total(found)
     for step in STEPS:
         better = True
         while better:
@@ -184,10 +179,9 @@ def climb(mixture: Mixture, weights: Mapping[str, float], log: Callable[[float, 
             for giver, taker, moved in list(moves(found, step)):
                 if found[giver] < moved:  # given away already
                     continue
-                changed = sums[0] + np.float32(moved) * (levels[taker] - levels[giver]), sums[1] + np.float32(moved) * (speaks[taker] - speaks[giver])
-                if (reached := mixture.value_of(*changed)) > value:
+                if (reached := mixture.value_of(summed + np.float32(moved) * (levels[taker] - levels[giver]))) > value:
                     found, value, better = found | {giver: found[giver] - moved, taker: found[taker] + moved}, reached, True
-                    sums = mixture.total(found)  # anew: small errors would add up
+                    summed = mixture.total(found)  # anew: small errors would add up
                     log(value, found)
     return found
 
