@@ -37,7 +37,7 @@ Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Weights = Annotated[dict[str, float], BeforeValidator(_pairs)]
 Dials = Annotated[list[Literal["als", "item_knn", "transitions", "ease", "weights"]], BeforeValidator(_split)]
 
-# %% ../nbs/02_settings.ipynb #ddd4b04c
+# %% ../nbs/02_settings.ipynb #4779ceb7
 class Settings(BaseModel):
     "Every dial of the workbench."
 
@@ -77,10 +77,13 @@ class Settings(BaseModel):
 
     # models
     encoder: str = Field("auto", description="auto, offline, tfidf, MODEL/PRETRAINED of open_clip, hf-hub:ID, or MODEL/checkpoint file")
+    image_vectors: Path | None = Field(None, description="picture vectors made elsewhere (npz or parquet: item_id or raw_id, vector); replaces the encoder")
+    text_vectors: Path | None = Field(None, description="text vectors made elsewhere, likewise")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where encoders and towers compute")
     engine: Literal["duckdb", "spark"] = Field("duckdb", description="engine of the data steps")
     als_engine: Literal["implicit", "spark"] = Field("implicit", description="engine of ALS")
-    spark_master: str = Field("local[2]", pattern=r"^(local(\[.+\])?|local-cluster\[.+\]|spark://.+|yarn|k8s://.+)$", description="Spark: where it runs: local[CORES], spark://HOST:PORT, yarn, ...")
+    spark_master: str = Field("local[2]", pattern=r"^(local(\[.+\])?|local-cluster\[.+\]|spark://.+|yarn|k8s://.+)$",
+                              description="Spark: where it runs: local[CORES], spark://HOST:PORT, yarn, ...")  # fmt: skip
     spark_memory: str = Field("4g", pattern=r"^\d+[mg]$", description="Spark: memory of the driver")
     als_factors: Path | None = Field(None, description="folder or zip with factors trained elsewhere (Colab); replaces the training")
     als_embedding_size: int = Field(64, ge=1, le=2048, description="ALS: numbers in a vector")
