@@ -1,12 +1,18 @@
-"""The demo: pick somebody, see what they did and what each strategy would show them; or be a new visitor and watch it learn.
+"""The demo: pick somebody, see what they did and what each strategy would show them and why; or be a new visitor and watch it learn.
 
 It knows only the engine. `recsys demo`, or `python demo/app.py`.
 """
 
+import base64
+import binascii
 import html
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlencode
 
 import gradio as gr
 
@@ -14,8 +20,9 @@ from recsys.errors import RecsysError
 from recsys.serving.engine import Card, Engine, Event, Person, Reply
 
 ASSETS = Path(__file__).parent / "assets"
-N_ITEMS, N_SIMILAR, N_HISTORY, N_PEOPLE = 15, 12, 24, 9
-MOST_PICKS = 30  # things a new visitor can pick
+N_ITEMS, N_BESIDE, N_SIMILAR, N_HISTORY, N_PEOPLE, N_FOUND = 15, 12, 12, 24, 6, 12  # beside: of each list, where two stand side by side
+N_OFFERED, ENOUGH, MOST_PICKS = 12, 3, 30  # things a new visitor can pick from at first, how many say something, how many are kept
+MOST_PHOTO = 200_000  # letters of a picture to search by: the browser sends a small one
 
 STRATEGIES = {
     "ranker": ("Ranker", "Candidates of all the others, put in order by a model that learned from past weeks what gets chosen."),
@@ -37,6 +44,14 @@ STRATEGIES = {
 }
 
 
+PERSONAS = {"heavy": "Heavy shopper", "light": "Light shopper"}
+LICENCES = {
+    "H&M": "H&M Personalized Fashion Recommendations (Kaggle): non-commercial use, research and teaching only, not to be passed on.",
+    "RetailRocket": "RetailRocket e-commerce data (Kaggle): CC BY-NC-SA 4.0.",
+}
+METRICS = {"ndcg": "NDCG", "hit_rate": "Hit rate", "recall": "Recall"}  # shown, the first with its interval drawn
+
+
 @dataclass(frozen=True)
 class Visit:
     "What one visitor of this page is looking at; everybody has their own."
@@ -46,7 +61,12 @@ class Visit:
     picks: tuple[int, ...] = ()  # of the new visitor, oldest first
     item: int | None = None  # opened
     strategy: str = "hybrid"
-    note: str = field(default="")
+    compare: str | None = None  # the strategy beside it
+    diversity: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the hybrid's parts; empty = as they were tuned
+
+
+# --- pictures and words
 
 
 def safe(text: object) -> str:
@@ -54,121 +74,243 @@ def safe(text: object) -> str:
     return html.escape(str(text)).translate({ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;", ord("`"): "&#96;"})
 
 
+def label(strategy: str) -> str:
+    return STRATEGIES.get(strategy, (strategy.replace("_", " "),))[0]
+
+
 def leaf(card: Card) -> str:
     last = (card.category or "").split(" > ")[-1]
     return f"category {last}" if last.isdecimal() else last
 
 
-def picture(card: Card, size: int = 480) -> str:
+def named(card: Card) -> str:
+    "An item in a few words, for who cannot see it."
+    return ", ".join(filter(None, [card.title, card.facets.get("colour", "")]))
+
+
+def picture(card: Card, size: int = 480, alt: str = "") -> str:
     "The picture of an item; under it, and where there is none, a quiet tile with its category."
     hue = sum(map(ord, leaf(card))) * 47 % 360
-    image = f'<img loading="lazy" alt="" src="../images/{card.item_id}?size={size}&amp;dataset={safe(card.dataset)}">' if card.has_image else ""
+    source = f"../images/{card.item_id}?size={size}&amp;dataset={safe(card.dataset)}"
+    image = f'<img loading="lazy" alt="{safe(alt)}" src="{source}">' if card.has_image else ""
     return f'<div class="pic" style="--hue:{hue}"><span>{safe(leaf(card) or card.title)}</span>{image}</div>'
 
 
-def product(card: Card, rank: int | None = None) -> str:
-    "An item in a grid."
-    number = f'<b class="rank">{rank}</b>' if rank else ""
+def button(kind: str, data: str, value: object, body: str, **aria: object) -> str:
+    "Something to click or to press Enter on."
+    said = "".join(f' aria-{name}="{safe(what)}"' for name, what in aria.items() if what is not None)
+    return f'<div class="{kind}" data-{data}="{safe(value)}" tabindex="0" role="button"{said}>{body}</div>'
+
+
+def because(engine: Engine, card: Card) -> str:
+    "The reason, and the picture of what it speaks of."
+    if not card.why:
+        return ""
+    item, thumb = card.reason and card.reason.evidence_item, ""
+    if item is not None and item != card.item_id and (evidence := engine.item(item, card.dataset)).has_image:
+        thumb = f'<i class="evidence">{picture(evidence, 240, named(evidence))}</i>'
+    return f'<div class="why">{thumb}<p>{safe(card.why)}</p></div>'
+
+
+def product(engine: Engine, card: Card, rank: int, bar: float | None = None, mark: str = "", only: bool = False) -> str:
+    "An item in a list."
     place = leaf(card) if card.has_image else (card.category or "").replace(" > ", " › ")  # the tile says the leaf already
     line = " · ".join(filter(None, [card.facets.get("colour", ""), place]))
     price = f'<span class="price">{card.price:,.2f}</span>' if card.price is not None and card.price >= 1 else ""
-    score = f'<span class="score" title="score of the strategy">{card.score:.2f}</span>' if card.score is not None else ""
-    why = f'<p class="why">{safe(card.why)}</p>' if card.why else ""
-    return (f'<article class="product" data-item="{card.item_id}" tabindex="0" role="button">{number}{picture(card)}'
-            f'<h4>{safe(card.title)}</h4><p class="facts">{safe(line)}{score}</p>{why}{price}</article>')  # fmt: skip
+    score = f'<div class="bar" title="score {card.score:.3f}"><i style="width:{bar:.0f}%"></i></div>' if bar is not None else ""
+    chips = "".join(f'<span class="chip {safe(name.split()[0])}">{safe(name)}</span>' for name in card.badges)
+    marked = f'<p class="mark">{safe(mark)}</p>' if mark else ""
+    body = (f'<b class="rank">{rank}</b><div class="shot">{picture(card, alt=named(card))}<div class="chips">{chips}</div></div>{score}'
+            f'<h4>{safe(card.title)}</h4><p class="facts">{safe(line)}{price}</p>{because(engine, card)}{marked}')  # fmt: skip
+    return button(f"product{' only' if only else ''}", "item", card.item_id, body, label=". ".join(filter(None, [f"{rank}. {named(card)}", card.why, *card.badges, mark])))
+
+
+def bars(cards: list[Card]) -> list[float | None]:
+    "Width of each score in percent, the best of the list full."
+    scores = [card.score for card in cards if card.score is not None]
+    low, high = min(scores, default=0), max(scores, default=0)
+    return [None if card.score is None else 100.0 if high == low else 12 + 88 * (card.score - low) / (high - low) for card in cards]
+
+
+def grid(engine: Engine, cards: list[Card], kind: str = "", marks: Mapping[int, str] | None = None, only: Iterable[int] = ()) -> str:
+    kind += "" if any(card.has_image for card in cards) else " words"  # a shop without pictures: low cards, more of them in sight
+    marks, only = marks or {}, set(only)
+    body = "".join(product(engine, card, n, bar, marks.get(card.item_id, ""), card.item_id in only)
+                   for n, (card, bar) in enumerate(zip(cards, bars(cards), strict=True), 1))  # fmt: skip
+    return f'<div class="grid {kind}">{body}</div>'
 
 
 def small(card: Card) -> str:
     "An item in a history."
     when = datetime.fromtimestamp(card.ts / 1000, UTC).strftime("%-d %b %Y") if card.ts and card.ts > 10**10 else ""
     note = " ".join(filter(None, [card.why, when]))
-    return (f'<article class="small" data-item="{card.item_id}" tabindex="0" role="button">{picture(card, 240)}'
-            f'<div><h4>{safe(card.title)}</h4><p class="facts">{safe(note)}</p></div></article>')  # fmt: skip
-
-
-def person(somebody: Person, chosen: bool) -> str:
-    "An example user: four things they chose, in one picture."
-    tiles = "".join(picture(card, 240) for card in somebody.items[:4])
-    if not any(card.has_image for card in somebody.items):
-        tiles = f'<div class="count"><b>{somebody.n_events}</b>events</div>'
-    return (f'<article class="person{" chosen" if chosen else ""}" data-user="{safe(somebody.raw_id)}" tabindex="0" role="button">'
-            f'<div class="collage">{tiles}</div><h4>{safe(brief(somebody.raw_id))}</h4><p class="facts">{safe(somebody.taste)}</p></article>')  # fmt: skip
-
-
-def newcomer(visit: Visit) -> str:
-    n = len(visit.picks)
-    return (f'<article class="person new{" chosen" if visit.user is None else ""}" data-visitor="1" tabindex="0" role="button">'
-            f'<div class="collage plus">+</div><h4>New visitor</h4><p class="facts">{f"{n} picked" if n else "no history at all"}</p></article>')  # fmt: skip
+    body = f'{picture(card, 240, named(card))}<div><h4>{safe(card.title)}</h4><p class="facts">{safe(note)}</p></div>'
+    return button("small", "item", card.item_id, body, label=", ".join(filter(None, [named(card), note])))
 
 
 def brief(raw_id: str) -> str:
     return f"{raw_id[:8]}…" if len(raw_id) > 12 else raw_id
 
 
-def short(raw_id: str) -> str:
-    return f"customer {brief(raw_id)}"
+# --- who is here
 
 
-def grid(cards: list[Card], kind: str = "") -> str:
-    kind += "" if any(card.has_image for card in cards) else " words"  # a shop without pictures: low cards, more of them in sight
-    return f'<div class="grid {kind}">{"".join(product(card, n) for n, card in enumerate(cards, 1))}</div>'
+_kept: dict[tuple[str, str], tuple] = {}
+
+
+def kept(engine: Engine, dataset: str, what: str, make: Callable[[], object]) -> object:
+    "What is the same for every visitor, until another bundle is served."
+    shop = engine.shop(dataset)
+    said = _kept.get((dataset, what))
+    if said is None or said[0]() is not shop:
+        said = _kept[dataset, what] = weakref.ref(shop), make()
+    return said[1]
+
+
+def people(engine: Engine, dataset: str) -> list[tuple[str, Person]]:
+    "Examples to look at: what they are called, and who they are."
+    personas = [(PERSONAS[one.name], one.person) for one in engine.personas(dataset, 7) if one.name in PERSONAS and one.person]
+    taken = {person.raw_id for _, person in personas}
+    return [*personas, *((brief(one.raw_id), one) for one in engine.users(dataset, N_PEOPLE + 2) if one.raw_id not in taken)][: N_PEOPLE + 2]
+
+
+def person(name: str, somebody: Person, chosen: bool) -> str:
+    "An example user: four things they chose, in one picture."
+    tiles = "".join(picture(card, 240) for card in somebody.items[:4])
+    if not any(card.has_image for card in somebody.items):
+        tiles = f'<div class="count"><b>{somebody.n_events}</b>events</div>'
+    facts = f"{somebody.n_events} events · {somebody.taste}" if name in PERSONAS.values() else somebody.taste
+    body = f'<div class="collage">{tiles}</div><h4>{safe(name)}</h4><p class="facts">{safe(facts)}</p>'
+    return button(f"person{' chosen' if chosen else ''}", "user", somebody.raw_id, body, pressed=str(chosen).lower(), label=f"{name}: {somebody.taste}")
 
 
 def people_html(engine: Engine, visit: Visit) -> str:
-    examples = engine.users(visit.dataset, N_PEOPLE)
-    return f'<div class="people">{newcomer(visit)}{"".join(person(p, p.raw_id == visit.user) for p in examples)}</div>'
+    n, examples = len(visit.picks), kept(engine, visit.dataset, "people", lambda: people(engine, visit.dataset))
+    new = f'<div class="collage plus">+</div><h4>New visitor</h4><p class="facts">{f"{n} picked" if n else "no history at all"}</p>'
+    chance = '<div class="collage plus">?</div><h4>Surprise me</h4><p class="facts">somebody by chance</p>'
+    first = button(f"person new{' chosen' if visit.user is None else ''}", "visitor", 1, new, pressed=str(visit.user is None).lower())
+    return f'<div class="people">{first}{button("person", "surprise", 1, chance)}{"".join(person(name, one, one.raw_id == visit.user) for name, one in examples)}</div>'
 
 
 def history_html(engine: Engine, visit: Visit) -> str:
     "What they did, the newest first."
+    tools = ""
     if visit.user is None:
         cards = [engine.item(item, visit.dataset) for item in reversed(visit.picks)]
-        title, empty = "Picked so far", "Nothing yet. Open something you like on the right and add it: the shop starts to learn at the first click."
+        title, empty = "Picked so far", "Nothing yet. Pick what you like: the shop starts to learn at the first click."
+        tools = '<span class="tools"><button class="quiet" data-undo="1">undo</button><button class="quiet" data-clear="1">start over</button></span>' if cards else ""
     else:
         cards = engine.history(visit.user, visit.dataset, N_HISTORY)
         title, empty = "What they did", "We have never seen them: a stranger."
-    clear = '<button class="quiet" data-clear="1">start over</button>' if visit.user is None and cards else ""
     body = "".join(map(small, cards)) if cards else f'<p class="empty">{empty}</p>'
-    return f'<section class="panel"><h3>{title}{clear}</h3><div class="past">{body}</div></section>'
+    return f'<section class="panel"><h3>{title}{tools}</h3><div class="past">{body}</div></section>'
 
 
-def ask(engine: Engine, visit: Visit) -> Reply:
-    if visit.user is None:
-        reply = engine.recommend(None, [Event(item) for item in visit.picks], visit.strategy, N_ITEMS + len(visit.picks), visit.dataset)
-        return replace(reply, items=[card for card in reply.items if card.item_id not in visit.picks][:N_ITEMS])  # something new at every click
-    return engine.recommend(visit.user, None, visit.strategy, N_ITEMS, visit.dataset)
+# --- the lists
+
+
+def ask(engine: Engine, visit: Visit, strategy: str, k: int, tuned: bool = True) -> Reply:
+    "What a strategy would show; `tuned`: under the sliders."
+    wishes = {"diversity": visit.diversity, "weights": dict(visit.weights) or None} if tuned else {}
+    if visit.user is None:  # something new at every click
+        return engine.recommend(None, [Event(item) for item in visit.picks], strategy, k, visit.dataset, exclude=list(visit.picks), **wishes)
+    return engine.recommend(visit.user, None, strategy, k, visit.dataset, **wishes)
+
+
+def diverse(engine: Engine, dataset: str) -> list[Card]:
+    "Popular items of as many kinds as possible, those with a picture first."
+    cards = engine.recommend(None, [], "popularity", 100, dataset, explained=False).items
+    seen, keys = Counter(), []
+    for card in cards:
+        keys.append((not card.has_image, seen[card.category]))
+        seen[card.category] += 1
+    return [card for _, card in sorted(zip(keys, cards, strict=True), key=lambda pair: pair[0])][:N_OFFERED]
+
+
+def offer_html(engine: Engine, visit: Visit) -> str:
+    "What somebody new can pick from."
+    try:
+        cards = kept(engine, visit.dataset, "offer", lambda: diverse(engine, visit.dataset))
+    except RecsysError:  # a shop that does not know what is popular
+        return ""
+    tile = lambda card: button(f"pick{' chosen' if card.item_id in visit.picks else ''}", "pick", card.item_id,
+                               f"{picture(card, 240, named(card))}<h4>{safe(card.title)}</h4>", pressed=str(card.item_id in visit.picks).lower(), label=named(card))  # fmt: skip
+    n, kind = len(visit.picks), "" if any(card.has_image for card in cards) else " words"
+    title = f"Pick three you like <small>{n} of {ENOUGH}</small>" if n < ENOUGH else "Pick more"
+    return (f'<details class="offer"{" open" if n < ENOUGH else ""}><summary><h3>{title}</h3></summary>'
+            f'<div class="picks{kind}">{"".join(map(tile, cards))}</div></details>')  # fmt: skip
+
+
+def answered(visit: Visit, reply: Reply) -> str:
+    "Who really answered, where it is somebody else."
+    other = f"Answered by <b>{safe(label(reply.answered_by))}</b>: " if reply.answered_by != reply.strategy else ""
+    return f'<p class="note">{other}{safe(reply.reason)}</p>' if reply.reason else ""
+
+
+def listed(engine: Engine, visit: Visit, reply: Reply, marks: Mapping[int, str] | None = None, only: Iterable[int] = ()) -> str:
+    body = grid(engine, reply.items, marks=marks, only=only) if reply.items else '<p class="empty">This strategy has nothing to recommend here.</p>'
+    return answered(visit, reply) + body
+
+
+def beside(engine: Engine, visit: Visit) -> str:
+    "Two lists side by side: what both show, and what only one does."
+    one, two = ask(engine, visit, visit.strategy, N_BESIDE), ask(engine, visit, visit.compare, N_BESIDE, tuned=False)
+    places = [{card.item_id: n for n, card in enumerate(reply.items, 1)} for reply in (one, two)]
+    both, columns = places[0].keys() & places[1].keys(), []
+    changed = " with your changes" if visit.diversity or visit.weights else ""
+    for letter, other, reply, there, note in (("A", "B", one, places[1], changed), ("B", "A", two, places[0], "")):
+        alone = [card.item_id for card in reply.items if card.item_id not in both]
+        marks = {card.item_id: f"also {other}, place {there[card.item_id]}" if card.item_id in both else f"only in {letter}" for card in reply.items}
+        columns.append(f'<section class="column"><h3><b class="letter">{letter}</b> {safe(label(reply.strategy))}<small>{note}</small></h3>{listed(engine, visit, reply, marks, alone)}</section>')
+    return f'<p class="overlap"><b>{len(both)} of {max(map(len, places))}</b> in both</p><div class="beside">{"".join(columns)}</div>'
 
 
 def recommended_html(engine: Engine, visit: Visit) -> str:
     "The answer of the strategy, and who really gave it."
+    offer = offer_html(engine, visit) if visit.user is None else ""
+    name = safe("a new visitor" if visit.user is None else f"customer {brief(visit.user)}")
     try:
-        reply = ask(engine, visit)
+        if visit.compare:
+            return f'{offer}<section class="panel"><h3>Recommended for {name}</h3>{beside(engine, visit)}</section>'
+        reply = ask(engine, visit, visit.strategy, N_ITEMS)
     except RecsysError as problem:
-        return f'<section class="panel"><h3>Recommended</h3><p class="empty">{safe(problem)}</p></section>'
-    who = STRATEGIES.get(reply.answered_by, (reply.answered_by,))[0]
-    other = reply.answered_by != visit.strategy
-    note = f'<p class="note">{f"Answered by <b>{safe(who)}</b>: " if other else ""}{safe(reply.reason)}</p>' if reply.reason else ""
-    name = "a new visitor" if visit.user is None else short(visit.user)
-    body = grid(reply.items) if reply.items else '<p class="empty">This strategy has nothing to recommend here.</p>'
-    return f'<section class="panel"><h3>Recommended for {safe(name)} <small>{safe(who)}</small></h3>{note}{body}</section>'
+        return f'{offer}<section class="panel"><h3>Recommended for {name}</h3><p class="empty">{safe(problem)}</p></section>'
+    return f'{offer}<section class="panel"><h3>Recommended for {name} <small>{safe(label(reply.answered_by))}</small></h3>{listed(engine, visit, reply)}</section>'
+
+
+def parts_html(engine: Engine, visit: Visit) -> str:
+    "What each part of the strategy adds to the opened item, and why."
+    try:
+        history = [Event(item) for item in visit.picks] if visit.user is None else None
+        told = engine.explain(visit.user, visit.item, visit.strategy, history, visit.dataset, weights=dict(visit.weights) or None)
+    except RecsysError:
+        return ""
+    most = max((abs(part.adds) for part in told.parts), default=0) or 1
+    rows = "".join(f'<li><b>{safe(label(part.strategy))}</b><div class="bar{" minus" if part.adds < 0 else ""}" title="adds {part.adds:.3f}">'
+                   f'<i style="width:{100 * abs(part.adds) / most:.0f}%"></i></div><span>{safe(part.reason.text)}</span></li>' for part in told.parts[:5])  # fmt: skip
+    place = f"place {told.place}" if told.place else "not among the first hundred"
+    return f'<div class="parts"><h3>Why for {"you" if visit.user is None else "them"} <small>{safe(label(told.answered_by))}, {place}</small></h3><ul>{rows}</ul></div>' if rows else ""
 
 
 def detail_html(engine: Engine, visit: Visit) -> str:
-    "The opened item, and what is like it."
+    "The opened item, why it is shown, and what is like it."
     if visit.item is None:
         return ""
     card, like = engine.item(visit.item, visit.dataset), engine.similar(visit.item, N_SIMILAR, visit.dataset)
     facets = "".join(f"<li><span>{safe(name.replace('_', ' '))}</span>{safe(value)}</li>" for name, value in list(card.facets.items())[:6])
     text = (engine.text(visit.item, visit.dataset) or "").split("\n")[-1][:400]
-    return (f'<section class="detail"><button class="close" data-close="1" aria-label="close">×</button><div class="shown">{picture(card, 960)}</div>'
+    return (f'<section class="detail"><button class="close" data-close="1" aria-label="close">×</button><div class="shown">{picture(card, 960, named(card))}</div>'
             f'<div class="about"><p class="facts">{safe(card.category or "")}</p><h2>{safe(card.title)}</h2><p class="text">{safe(text)}</p><ul>{facets}</ul>'
             f'<button class="add" data-add="{card.item_id}">Add to a new visitor’s history</button></div>'
-            f'<div class="like"><h3>Similar items</h3>{grid(like.items, "six")}</div></section>')  # fmt: skip
+            f'<div class="like">{parts_html(engine, visit)}<h3>Similar items</h3>{grid(engine, like.items, "six")}</div></section>')  # fmt: skip
+
+
+# --- what can be asked for
 
 
 def strategy_html(engine: Engine, visit: Visit) -> str:
     "What the chosen strategy does, and which ones this shop cannot have."
-    missing = [(STRATEGIES.get(s.name, (s.name,))[0], s.reason) for s in engine.strategies(visit.dataset) if not s.ready]
+    missing = [(label(s.name), s.reason) for s in engine.strategies(visit.dataset) if not s.ready]
     gone = "".join(f'<span title="{safe(reason)}">{safe(name)}</span>' for name, reason in missing)
     about = STRATEGIES.get(visit.strategy, ("", ""))[1]
     return f'<p class="explain">{safe(about)}</p>' + (f'<p class="gone">Not in this shop: {gone}</p>' if gone else "")
@@ -176,42 +318,224 @@ def strategy_html(engine: Engine, visit: Visit) -> str:
 
 def choices(engine: Engine, dataset: str) -> list[tuple[str, str]]:
     ready = {s.name for s in engine.strategies(dataset) if s.ready}
-    return [(label, name) for name, (label, _) in STRATEGIES.items() if name in ready]
+    return [(name, key) for key, (name, _) in STRATEGIES.items() if key in ready]
 
 
-CLICKS = """
-const say = (target) => {
-  const at = target.closest('[data-item],[data-user],[data-visitor],[data-add],[data-close],[data-clear]');
-  if (at && element.contains(at)) trigger('select', {...at.dataset});
-};
-element.addEventListener('click', (event) => say(event.target));
-element.addEventListener('keydown', (event) => { if (event.key === 'Enter') say(event.target); });
-if (element.closest('#detail')) watch('value', () => { if (element.querySelector('.detail')) element.scrollIntoView({block: 'nearest'}); });
-element.addEventListener('error', (event) => { if (event.target.tagName === 'IMG') event.target.remove(); }, true);
-"""
+def parts_of(engine: Engine, visit: Visit) -> Mapping[str, float]:
+    "Part -> weight of a hybrid; nothing for other strategies."
+    scorer = engine.shop(visit.dataset).scorers.get(visit.strategy)
+    return dict(getattr(scorer, "weights", None) or {})
 
 
-def page(elem_id: str) -> gr.HTML:
-    return gr.HTML("", elem_id=elem_id, js_on_load=CLICKS, apply_default_css=False)
+def slider(name: str, title: str, value: float) -> str:
+    return f'<label class="slider"><span>{safe(title)}</span><input type="range" name="{safe(name)}" min="0" max="1" step="0.05" value="{value:.2f}"><output>{value:.2f}</output></label>'
+
+
+def adjust_html(engine: Engine, visit: Visit) -> str:
+    "For experts: another strategy beside, variety, and how much each part of the hybrid says."
+    options = "".join(f'<option value="{key}"{" selected" if key == visit.compare else ""}>{safe(name)}</option>' for name, key in choices(engine, visit.dataset))
+    weights = parts_of(engine, visit)
+    mixed = "".join(slider(f"weight:{part}", label(part), visit.weights.get(part, weight)) for part, weight in weights.items())
+    kind = "" if mixed else '<p class="facts">Weights can be moved where the strategy is a hybrid.</p>'
+    opened = " open" if visit.compare or visit.diversity or visit.weights else ""
+    return (f'<details class="adjust"{opened}><summary>Adjust: compare, variety, weights</summary><form data-form="adjust"><label class="slider"><span>Compare with</span>'
+            f'<select name="compare"><option value="">nothing</option>{options}</select></label>{slider("diversity", "Variety", visit.diversity)}{mixed}{kind}'
+            '<button class="quiet" type="button" data-reset="1">as it was</button></form></details>')  # fmt: skip
+
+
+def adjusted(engine: Engine, visit: Visit, form: Mapping[str, object]) -> Visit:
+    "The visit under what the sliders say; whatever is no number of theirs is left out."
+    def number(name: str, usual: float) -> float:
+        try:
+            value = float(str(form.get(name, usual))[:8])
+        except ValueError:
+            return usual
+        return min(max(value, 0.0), 1.0) if value == value else usual
+
+    tuned = parts_of(engine, visit)
+    wished = {part: number(f"weight:{part}", weight) for part, weight in tuned.items()}
+    same = all(abs(wished[part] - float(f"{weight:.2f}")) < 0.026 for part, weight in tuned.items())  # a slider moves in steps
+    compare = form.get("compare")
+    ready = {key for _, key in choices(engine, visit.dataset)}
+    return replace(visit, compare=compare if compare in ready else None, diversity=number("diversity", 0.0), weights={} if same else wished)
+
+
+# --- search
+
+
+def seek_html(engine: Engine, visit: Visit) -> str:
+    "Words, and a photograph where the shop can compare one."
+    why_not = engine.can_search(visit.dataset)["image"]
+    photo = ('<label class="photo" title="Search by a photo: it is made small here and not kept"><input type="file" accept="image/*" aria-label="Search by a photo">Photo</label>'
+             if why_not is None else f'<span class="photo off" tabindex="0" title="{safe(why_not)}" aria-label="No search by photo: {safe(why_not)}">Photo</span>')  # fmt: skip
+    return f'<form role="search" data-form="seek"><input type="search" name="text" maxlength="200" placeholder="Search the shop" aria-label="Search the shop">{photo}</form>'
+
+
+def unpacked(photo: object) -> bytes:
+    "The picture that a browser sent."
+    try:
+        kind, _, data = str(photo)[: MOST_PHOTO + 1].partition(",")
+        if len(str(photo)) > MOST_PHOTO or not kind.startswith("data:image/"):
+            raise RecsysError("this is no picture, or too large a one")
+        return base64.b64decode(data, validate=True)
+    except binascii.Error as problem:
+        raise RecsysError("this picture did not arrive whole; try again") from problem
+
+
+def results_html(engine: Engine, visit: Visit, data: Mapping[str, object]) -> str:
+    "What a search found."
+    text = str(data.get("text", "")).strip()[:200]
+    title = "Like your photo" if "photo" in data else f"Found for “{text}”"
+    try:
+        found = engine.search(image=unpacked(data["photo"]), k=N_FOUND, dataset=visit.dataset) if "photo" in data else engine.search(text, k=N_FOUND, dataset=visit.dataset)
+        note = "" if len(found.items) else f'<p class="empty">{safe(found.reason)}</p>'
+        body = note or grid(engine, found.items, "six said")
+    except RecsysError as problem:
+        body = f'<p class="empty">{safe(problem)}</p>'
+    return f'<section class="panel results"><h3>{safe(title)}<button class="close" data-shut="1" aria-label="close the search">×</button></h3>{body}</section>'
+
+
+# --- how good is it
+
+
+def interval(row: Mapping[str, object], most: float) -> str:
+    "A figure with its interval, drawn."
+    low, high, value = (100 * float(row[name]) / most for name in ("lo", "hi", "value"))
+    return f'<div class="interval"><i style="left:{low:.1f}%;width:{max(high - low, 0.5):.1f}%"></i><b style="left:{value:.1f}%"></b></div>'
+
+
+def measured(shop) -> str:  # recsys.serving.bundle.Shop
+    "The figures of every strategy, the best first."
+    rows = {(row["strategy"], row["metric"]): row for row in shop.metrics if row["slice"] == "all" and row["value"] is not None and row["lo"] is not None}
+    first = next(iter(METRICS))
+    ranked = sorted((row for (_, metric), row in rows.items() if metric == first), key=lambda row: -row["value"])
+    if not ranked:
+        return '<p class="empty">This bundle carries no evaluation: it was made by an older run, or from a run without the step “evaluate”.</p>'
+    most, shown = max(row["hi"] for row in ranked) or 1, [metric for metric in METRICS if any(row[1] == metric for row in rows)]
+    cell = lambda row: f'<td>{row["value"]:.3f} <small>{row["lo"]:.3f}–{row["hi"]:.3f}</small></td>' if row else "<td>–</td>"
+    body = "".join(f'<tr><th scope="row">{safe(label(top["strategy"]))}</th><td class="drawn">{interval(top, most)}</td>'
+                   f'{"".join(cell(rows.get((top["strategy"], metric))) for metric in shown)}</tr>' for top in ranked)  # fmt: skip
+    heads = "".join(f'<th scope="col">{METRICS[metric]}@{ranked[0]["k"]}</th>' for metric in shown)
+    note = f'{ranked[0]["n_users"]:,} people of the test days; the line is a 95 % interval: where two overlap, the data do not say which is better.'
+    return (f'<p class="facts">{note}</p><div class="scroll" tabindex="0" role="region" aria-label="Figures of all strategies"><table><thead><tr><th scope="col">Strategy</th>'
+            f'<th scope="col">{METRICS[first]}, drawn</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>')  # fmt: skip
+
+
+def day(ms: object) -> str:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC).strftime("%-d %B %Y")
+
+
+def limits(engine: Engine, dataset: str) -> list[str]:
+    "What one should know before believing it."
+    shop = engine.shop(dataset)
+    cutoff, cards = shop.about.get("cutoff") or {}, shop.shelf
+    timed = cutoff.get("test_at") and shop.interactions.time_unit != "order"
+    blank = sum(image is None for image in cards["image"])
+    said = [
+        f"Tested on what was chosen between {day(cutoff['test_at'])} and {day(cutoff['end_at'])}, by models that knew nothing later than the first day." if timed else "",
+        "A test on the past counts only what was chosen then: something better that nobody was shown counts as wrong.",
+        f"{shop.interactions.n_users:,} users, {shop.interactions.n_items:,} items, {shop.interactions.n_events:,} events.",
+        f"{blank:,} of {len(cards['image']):,} items have no picture here; they show a tile with their category." if blank else "",
+        *(f"{label(one.name)} is missing: {one.reason}." for one in engine.strategies(dataset) if not one.ready),
+        "“Hit in test” marks what this person really chose in the test days; no model saw it." if shop.truth is not None else "",
+    ]
+    return [line for line in said if line]
+
+
+def quality_html(engine: Engine, visit: Visit) -> str:
+    "Figures, limits, and whose data it is."
+    shop, title = engine.shop(visit.dataset), str(engine.shop(visit.dataset).about.get("title") or visit.dataset)
+    licence = shop.about.get("licence") or LICENCES.get(title) or "The bundle does not say under which licence its data may be used."
+    lines = "".join(f"<li>{safe(line)}</li>" for line in limits(engine, visit.dataset))
+    return (f'<details class="quality"><summary>How good is it?</summary>{measured(shop)}<h3>Limits</h3><ul>{lines}</ul>'
+            f'<h3>Data</h3><p class="facts">{safe(title)}. {safe(licence)}</p></details>')  # fmt: skip
+
+
+# --- links
+
+
+def link_of(engine: Engine, visit: Visit) -> str:
+    "The address of what is shown."
+    said = {"shop": visit.dataset, "user": visit.user, "picks": ",".join(map(str, visit.picks)) if visit.user is None else None, "strategy": visit.strategy,
+            "compare": visit.compare, "diversity": visit.diversity or None, "item": visit.item}  # fmt: skip
+    return "?" + urlencode({name: value for name, value in said.items() if value is not None})
+
+
+def linked(engine: Engine, query: str) -> Visit:
+    "The visit an address speaks of; what it says of things that are not there is passed over."
+    asked = {name: values[-1] for name, values in parse_qs(query[:4000].removeprefix("?"), keep_blank_values=True, max_num_fields=20).items()}
+    visit = first_visit(engine, asked["shop"] if asked.get("shop") in engine.datasets else engine.datasets[0])
+    ready = {key for _, key in choices(engine, visit.dataset)}
+    if asked.get("user"):
+        visit = replace(visit, user=asked["user"][:128])
+    elif "picks" in asked:
+        visit = replace(visit, user=None, picks=tuple(dict.fromkeys(filter(None, (known(engine, visit, item) for item in asked["picks"].split(",")[:MOST_PICKS])))))
+    if asked.get("strategy") in ready:
+        visit = replace(visit, strategy=asked["strategy"])
+    return replace(adjusted(engine, visit, {name: asked[name] for name in ("compare", "diversity") if name in asked}), item=known(engine, visit, asked.get("item")))
+
+
+def known(engine: Engine, visit: Visit, item: str | None) -> int | None:
+    try:
+        return engine.item(item, visit.dataset).item_id if item else None
+    except RecsysError:
+        return None
+
+
+# --- the page
+
+
+CLICKS = (ASSETS / "demo.js").read_text(encoding="utf-8")
+WHO = ('<h2>Who is visiting?</h2><form data-form="find"><input type="search" name="user" maxlength="500" placeholder="Find a customer by id" '
+       'aria-label="Find a customer by id"></form>')  # fmt: skip
+
+
+def page(elem_id: str, value: str = "") -> gr.HTML:
+    return gr.HTML(value, elem_id=elem_id, js_on_load=CLICKS, apply_default_css=False)
 
 
 def first_visit(engine: Engine, dataset: str) -> Visit:
-    people, names = engine.users(dataset, N_PEOPLE), [name for _, name in choices(engine, dataset)]
-    return Visit(dataset, people[0].raw_id if people else None, strategy=names[0] if names else "popularity")
+    examples, names = kept(engine, dataset, "people", lambda: people(engine, dataset)), [name for _, name in choices(engine, dataset)]
+    plain = [one.raw_id for name, one in examples if name not in PERSONAS.values()] or [one.raw_id for _, one in examples]
+    return Visit(dataset, plain[0] if plain else None, strategy=names[0] if names else "popularity")
 
 
-def clicked(engine: Engine, visit: Visit, data: dict) -> Visit:
+def clicked(engine: Engine, visit: Visit, data: Mapping[str, object]) -> Visit:
     "The visit after a click; what came from the browser is looked up, never trusted."
     if "item" in data:
         return replace(visit, item=engine.item(str(data["item"]), visit.dataset).item_id)
-    if "add" in data:
-        item = engine.item(str(data["add"]), visit.dataset).item_id
-        return replace(visit, user=None, picks=(*(p for p in visit.picks if p != item), item)[-MOST_PICKS:], item=None)
+    if "add" in data or "pick" in data:
+        item = engine.item(str(data.get("add", data.get("pick"))), visit.dataset).item_id
+        others = tuple(pick for pick in visit.picks if pick != item)
+        return replace(visit, user=None, picks=others if "pick" in data and item in visit.picks else (*others, item)[-MOST_PICKS:], item=None)
+    if "surprise" in data:
+        drawn = next((one.person for one in engine.personas(visit.dataset) if one.name == "surprise"), None)
+        return replace(visit, user=drawn.raw_id if drawn else visit.user, item=None)
     if "user" in data:
-        return replace(visit, user=str(data["user"])[:128], item=None)
+        return replace(visit, user=str(data["user"]).strip()[:128] or None, item=None)
     if "visitor" in data:
         return replace(visit, user=None, item=None)
-    return replace(visit, picks=() if "clear" in data else visit.picks, item=None)
+    if "adjust" in data:
+        return adjusted(engine, visit, data["adjust"] if isinstance(data["adjust"], dict) else {})
+    if "reset" in data:
+        return replace(visit, compare=None, diversity=0.0, weights={})
+    return replace(visit, picks=() if "clear" in data else visit.picks[:-1] if "undo" in data else visit.picks, item=None)
+
+
+PANELS = {"people": people_html, "explain": strategy_html, "adjust": adjust_html, "detail": detail_html, "past": history_html, "found": recommended_html,
+          "seek": seek_html, "quality": quality_html, "link": lambda engine, visit: safe(link_of(engine, visit))}  # fmt: skip
+
+
+def touched(before: Visit, after: Visit, data: Mapping[str, object]) -> set[str]:
+    "The panels that show something else now; the rest stands still."
+    parts = {"link"}
+    if before.item != after.item or "close" in data:
+        parts |= {"detail"}
+    if (before.user, before.picks) != (after.user, after.picks):
+        parts |= {"people", "detail", "past", "found"}
+    if (before.compare, before.diversity, before.weights) != (after.compare, after.diversity, after.weights):
+        parts |= {"found"} | ({"adjust"} if "reset" in data else set())
+    return parts
 
 
 def build(engine: Engine) -> gr.Blocks:
@@ -219,50 +543,56 @@ def build(engine: Engine) -> gr.Blocks:
     start = first_visit(engine, engine.datasets[0])
     titles = [(str(engine.shop(name).about.get("title") or name), name) for name in engine.datasets]
     with gr.Blocks(title="Recommendations", analytics_enabled=False, fill_width=True) as blocks:
-        visit = gr.State(start)
+        visit, made = gr.State(start), {}
         with gr.Row(elem_id="top"):
             gr.HTML('<h1>Recommendations</h1><p>Pick somebody, choose how to recommend, open anything.</p>', apply_default_css=False, elem_id="brand")
-            shop = gr.Radio(titles, value=start.dataset, show_label=False, container=False, elem_id="shop", elem_classes="pills", visible=len(titles) > 1)
-            search = gr.Textbox(placeholder="Find a customer by id", show_label=False, container=False, elem_id="search", max_length=128, scale=0)
-        people = page("people")
-        strategy = gr.Radio(choices(engine, start.dataset), value=start.strategy, show_label=False, container=False, elem_id="strategy", elem_classes="pills")
-        explain = gr.HTML("", elem_id="explain", apply_default_css=False)
-        detail = page("detail")
+            shop = gr.Radio(titles, value=start.dataset, label="Shop", show_label=False, container=False, elem_id="shop", elem_classes="pills", visible=len(titles) > 1)
+            made["seek"] = page("seek")
+        results = page("results")
+        who = page("who", WHO)
+        made["people"] = page("people")
+        strategy = gr.Radio(choices(engine, start.dataset), value=start.strategy, label="Strategy", show_label=False, container=False, elem_id="strategy", elem_classes="pills")
+        made["explain"] = gr.HTML("", elem_id="explain", apply_default_css=False)
+        made["adjust"], made["detail"] = page("adjust"), page("detail")
         with gr.Row(elem_id="both"):
-            past, found = page("past"), page("found")
+            made["past"], made["found"] = page("past"), page("found")
+        made["quality"], made["link"] = page("quality"), page("link")
+        query = gr.Textbox("", elem_id="query", label="address", container=False)
 
-        def show(now: Visit) -> tuple:
-            return now, people_html(engine, now), strategy_html(engine, now), detail_html(engine, now), history_html(engine, now), recommended_html(engine, now)
+        def draw(now: Visit, parts: Iterable[str] = PANELS) -> list:
+            return [PANELS[name](engine, now) if name in parts else gr.skip() for name in PANELS]
+
+        def begin(address: str) -> tuple:
+            now = linked(engine, address or "")
+            return now, *draw(now), "", gr.update(value=now.dataset), gr.update(choices=choices(engine, now.dataset), value=now.strategy)
 
         def click(now: Visit, event: gr.EventData) -> tuple:
+            data = event._data if isinstance(event._data, dict) else {}
             try:
-                after = clicked(engine, now, event._data if isinstance(event._data, dict) else {})
+                if "text" in data or "photo" in data:
+                    return now, *draw(now, ()), results_html(engine, now, data) if "photo" in data or str(data["text"]).strip() else ""
+                after = clicked(engine, now, data)
+                return after, *draw(after, touched(now, after, data)), "" if "shut" in data else gr.skip()
             except RecsysError as problem:  # something that is not there: said in words, and all else stands still
-                return replace(now, item=None), gr.skip(), gr.skip(), f'<p class="note message">{safe(problem)}</p>', gr.skip(), gr.skip()
-            opened = detail_html(engine, after)
-            if (after.user, after.picks) == (now.user, now.picks):  # only something opened or closed: the rest stands still
-                return after, gr.skip(), gr.skip(), opened, gr.skip(), gr.skip()
-            return show(after)
+                told = draw(now, ())
+                told[list(PANELS).index("detail")] = f'<p class="note message" role="status">{safe(problem)}</p>'
+                return replace(now, item=None), *told, gr.skip()
 
         def choose_shop(name: str) -> tuple:
             after = first_visit(engine, name)
-            return *show(after), gr.update(choices=choices(engine, name), value=after.strategy)
+            return after, *draw(after), "", gr.update(choices=choices(engine, name), value=after.strategy)
 
         def choose_strategy(now: Visit, name: str) -> tuple:
-            after = replace(now, strategy=name)
-            return after, strategy_html(engine, after), recommended_html(engine, after)
+            after = replace(now, strategy=name, weights={})
+            return after, *draw(after, {"explain", "adjust", "found", "detail", "link"}), gr.skip()
 
-        def find(now: Visit, text: str) -> tuple:
-            return show(replace(now, user=text.strip()[:128] or None, item=None))
-
-        everything = [visit, people, explain, detail, past, found]
+        everything = [visit, *(made[name] for name in PANELS), results]
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        blocks.load(show, visit, everything, **quick)
+        blocks.load(begin, query, [*everything, shop, strategy], js="() => window.location.search", **quick)
         shop.input(choose_shop, shop, [*everything, strategy], **quick)
-        strategy.input(choose_strategy, [visit, strategy], [visit, explain, found], **quick)
-        search.submit(find, [visit, search], everything, **quick)
-        for part in (people, detail, past, found):
-            part.select(click, visit, everything, **quick)
+        strategy.input(choose_strategy, [visit, strategy], everything, trigger_mode="always_last", **quick)
+        for part in (made["people"], made["detail"], made["past"], made["found"], made["adjust"], made["seek"], who, results):
+            part.select(click, visit, everything, trigger_mode="always_last", **quick)
     return blocks
 
 

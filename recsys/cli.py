@@ -273,7 +273,7 @@ def backtest(
             console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"backtest: {done[-1].folder / 'backtest.html'}", highlight=False, soft_wrap=True)
 
-# %% ../nbs/95_cli.ipynb #4b8facbf
+# %% ../nbs/95_cli.ipynb #ae40e0be
 @app.command()
 def settings(profile: Annotated[str | None, typer.Argument(help="show this profile's values")] = None, settings_file: Ini = Path("settings.ini")) -> None:
     "Every dial, its value and its meaning."
@@ -292,16 +292,17 @@ def sample(
     customers: Annotated[int, typer.Option(min=10, help="H&M customers")] = 3000,
     articles: Annotated[int, typer.Option(min=20, help="H&M articles")] = 1500,
     transactions: Annotated[int | None, typer.Option(help="H&M purchases; default about 25 a customer")] = None,
-    rr_visitors: Annotated[int | None, typer.Option(help="RetailRocket visitors; default as many as customers")] = None,
-    rr_events: Annotated[int | None, typer.Option(help="RetailRocket events; default about 6 a visitor")] = None,
+    rr_visitors: Annotated[int | None, typer.Option(help="RetailRocket visitors; default as many as customers, at most 1,407,580")] = None,
+    rr_events: Annotated[int | None, typer.Option(help="RetailRocket events; default 10 a visitor, at most 2,756,101")] = None,
     seed: Annotated[int, typer.Option(help="the same seed draws the same shop")] = 7,
     images: Annotated[bool, typer.Option("--images/--no-images", help="draw product images")] = True,
+    image_size: Annotated[str, typer.Option(help="width x height in pixels; Kaggle's are 1166x1750")] = "160x240",
 ) -> None:
     "Draw the sample shop, in the layout of both Kaggle data sets."
-    from recsys.datasets.sample import draw_sample
+    from recsys.datasets.sample import draw_sample, size_of
 
     counts = draw_sample(folder, customers=customers, articles=articles, transactions=transactions, rr_visitors=rr_visitors, rr_events=rr_events,
-                         seed=seed, images=images, progress=console.is_terminal)  # fmt: skip
+                         seed=seed, images=images, image_size=size_of(image_size), progress=console.is_terminal)  # fmt: skip
     for name, count in counts.items():
         console.print(f"{name:28} {count:>12,}" if isinstance(count, int) else f"{name:28} {count}", highlight=False)
 

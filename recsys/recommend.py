@@ -6,7 +6,7 @@
 __all__ = ['SALE_WEEKS', 'NEIGHBOURS', 'WHY_MISSING', 'NOTHING_HAPPENED', 'MAKERS', 'WINDOWED', 'allowed_items', 'sale_weeks',
            'exclusion', 'Recs', 'Recommender', 'Room', 'hybrid_specs', 'load_scorers', 'select_inputs', 'select_exam']
 
-# %% ../nbs/70_recommend.ipynb #5986ed24
+# %% ../nbs/70_recommend.ipynb #e1af1ae8
 import html
 import json
 import re
@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from .data.catalog import Catalog, as_of
 from .data.interactions import NEVER, Interactions, Queries, Query, load_interactions
 from .data.schema import DAY_MS
-from .data.split import datasets, load_window, read_cutoffs
+from .data.split import datasets, load_window, priced, read_cutoffs
 from .errors import MissingFileError, SettingsError, StepError, StrategyError
 from .scorers.als import AlsScorer
 from .scorers.base import STRATEGIES, Missing, Scorer, TopK
@@ -112,7 +112,7 @@ class Recs:
             return head + "<ol>" + "".join(f"<li>{html.escape(title)}</li>" for title in self.titles) + "</ol>"
         return head + self.catalog.cards(self.catalog.items.nums(self.item_ids), [f"{score:.3f}" for score in self.scores])
 
-# %% ../nbs/70_recommend.ipynb #cf221635
+# %% ../nbs/70_recommend.ipynb #5402ccdd
 class Recommender:
     "All strategies of one shop, and its rules."
 
@@ -141,16 +141,21 @@ class Recommender:
         "The k best items of each query, under the shop's rules."
         return self.scorer(strategy).top_k(queries, k, self.allowed, exclusion(queries, self.interactions.n_items, self.repeat))
 
-    def recommend(self, queries: Queries | Sequence[Query], strategy: str = "hybrid", k: int = 12) -> list[Recs]:
-        "What to show to each of them."
-        if k < 1:
-            raise SettingsError(f"k should be 1 or more, got {k}")
-        queries = queries if isinstance(queries, Queries) else self.interactions.resolve(queries)
+    def answer(self, queries: Queries, strategy: str, k: int) -> tuple[TopK, np.ndarray]:
+        "The k best items of each query, and (Q,) who found them: where the strategy is silent, popularity."
         top, answered = self.top_k(queries, strategy, k), np.full(len(queries), strategy, dtype=object)
         silent = np.flatnonzero(top.nums[:, 0] < 0)
         if len(silent) and strategy != "popularity" and isinstance(self.scorers.get("popularity"), Scorer):
             instead = self.top_k(queries[silent], "popularity", k)
             top.nums[silent], top.scores[silent], answered[silent] = instead.nums, instead.scores, "popularity"
+        return top, answered
+
+    def recommend(self, queries: Queries | Sequence[Query], strategy: str = "hybrid", k: int = 12) -> list[Recs]:
+        "What to show to each of them."
+        if k < 1:
+            raise SettingsError(f"k should be 1 or more, got {k}")
+        queries = queries if isinstance(queries, Queries) else self.interactions.resolve(queries)
+        top, answered = self.answer(queries, strategy, k)
         return [self._recs(queries, row, strategy, answered[row], top) for row in range(len(queries))]
 
     def _recs(self, queries: Queries, row: int, asked: str, answered: str, top: TopK) -> Recs:
@@ -253,7 +258,7 @@ def _made(name: str, make: Callable[..., Scorer | Missing], *of: object) -> Scor
     except (MissingFileError, StrategyError) as problem:
         return Missing(name, str(problem))
 
-# %% ../nbs/70_recommend.ipynb #5e6c90e9
+# %% ../nbs/70_recommend.ipynb #33300115
 def hybrid_specs(inputs: Mapping[str, Path], dataset: str, weights: str | Mapping[str, float] | None = None) -> dict[str, dict]:
     "name -> {weights, kinds}: given ones, else those of the step hybrid, else the presets."
     path = Path(inputs["hybrid"]) / "weights.json" if "hybrid" in inputs else None
@@ -280,7 +285,7 @@ def load_scorers(
     "Every strategy of a shop, ready or with its reason."
     inputs = {step: Path(folder) for step, folder in inputs.items()}
     interactions = load_interactions(as_of(inputs["interactions"], "histories", dataset, window, "safetensors"))
-    catalog = Catalog.load(as_of(inputs["split"], "items", dataset, window), dataset, interactions.items)
+    catalog = priced(Catalog.load(as_of(inputs["split"], "items", dataset, window), dataset, interactions.items), interactions)
     room = Room(inputs, interactions, catalog, window, (dials or {}).get(dataset, {}))
     scorers = {name: _made(name, make, room) if interactions.n_events else Missing(name, NOTHING_HAPPENED) for name, make in MAKERS.items()}
     if hybrids:

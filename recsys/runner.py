@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RIVER', 'STEPS', 'MADE_ELSEWHERE', 'SOURCES', 'PROOF', 'Step', 'Planned', 'plan', 'notebooks_dir', 'CodeCell',
-           'read_cells', 'declared', 'parameters', 'notebook_hash', 'made_from', 'Watch', 'Executed', 'execute',
-           'git_commit', 'run_step', 'tuned_dials', 'run_river']
+           'read_cells', 'declared', 'parameters', 'notebook_hash', 'made_from', 'Watch', 'Kernel', 'Kernels',
+           'Executed', 'execute', 'git_commit', 'run_step', 'tuned_dials', 'run_river']
 
-# %% ../nbs/05_runner.ipynb #4c1c2bec
+# %% ../nbs/05_runner.ipynb #9937b1a8
 import ast
 import importlib
 import io
@@ -21,12 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from jupyter_core.utils import run_sync
 
 from . import errors
 from .errors import ArtifactError, RecsysError, SettingsError, StepError
@@ -207,20 +209,24 @@ def _named(place: str) -> Callable:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
-# %% ../nbs/05_runner.ipynb #660feed5
+# %% ../nbs/05_runner.ipynb #c128d123
 class Watch:
-    "Seconds and peak memory of the processes that start while it looks."
+    "Seconds and peak memory of a process and of all it starts, while it looks."
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     def __enter__(self) -> "Watch":
         self.peak_mb, self._started, self._stop = 0.0, time.monotonic(), threading.Event()
-        self._before = {child.pid for child in psutil.Process().children(recursive=True)}
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
         return self
 
     def processes(self) -> list[psutil.Process]:
-        "Those that are there now and were not before."
-        return [child for child in psutil.Process().children(recursive=True) if child.pid not in self._before]
+        "Those that are there now."
+        with suppress(psutil.NoSuchProcess):
+            return [kernel := psutil.Process(self.pid), *kernel.children(recursive=True)]
+        return []
 
     def _look(self) -> None:
         while not self._stop.wait(0.2):
@@ -253,7 +259,56 @@ def _sizes(process: psutil.Process) -> tuple[int, int]:
     except (psutil.Error, OSError):  # ended between listing and looking
         return 0, 0
 
-# %% ../nbs/05_runner.ipynb #1477b7d3
+# %% ../nbs/05_runner.ipynb #c244510e
+class Kernel:
+    "A process for one notebook."
+
+    def __init__(self, *modules: str) -> None:  # imported ahead
+        from jupyter_client import AsyncKernelManager
+        from traitlets.config import Config
+
+        self.pipes = tempfile.mkdtemp(prefix="recsys-kernel-")  # ports are raced for when two runs start at once; pipes in a folder of their own are not
+        place = Config({"KernelManager": {"transport": "ipc", "ip": f"{self.pipes}/pipe"}})
+        self.manager, self.clients = AsyncKernelManager(kernel_name="python3", config=place), []
+        connect = self.manager.client
+        self.manager.client = lambda **words: self.clients.append(connect(**words)) or self.clients[-1]  # nbclient leaves those of others open
+        ahead = [f"--IPKernelApp.exec_lines=import {', '.join(modules)}"] if modules else []
+        run_sync(self.manager.start_kernel)(extra_arguments=["--log-level=50", *ahead], cwd=str(project_dir()))
+        self.pid = self.manager.provisioner.pid
+
+    @property
+    def alive(self) -> bool:
+        "Whether the process is there."
+        return self.manager.provisioner.process.poll() is None
+
+    def close(self) -> None:
+        "End it, and all it started."
+        for client in self.clients:
+            client.stop_channels()
+        Watch(self.pid).kill()
+        run_sync(self.manager.cleanup_resources)()
+        shutil.rmtree(self.pipes, ignore_errors=True)
+
+
+class Kernels:
+    "The kernel of the next step, started while this one works."
+
+    def __init__(self) -> None:
+        self.spare: Kernel | None = None
+
+    def take(self, following: Planned | None = None) -> Kernel:
+        "The one that was started ahead, if it lives, else a new one; and one for the following step is started."
+        ahead, self.spare = self.spare, None
+        taken = ahead if ahead is not None and ahead.alive else Kernel()
+        self.spare = None if following is None else Kernel("pandas", "matplotlib.pyplot", following.step.code)
+        return taken
+
+    def close(self) -> None:
+        "End the one that waits."
+        if self.spare is not None:
+            self.spare.close()
+
+# %% ../nbs/05_runner.ipynb #4f710056
 PROOF = "_finished.json"
 _PROVE = f"""import json, pathlib
 pathlib.Path(out_dir, {PROOF!r}).write_text(json.dumps(summary, default=str))"""
@@ -286,12 +341,13 @@ def execute(
     values: Mapping[str, object],  # parameters
     say: Callable[[str], None] = lambda line: None,
     timeout_minutes: float = 0,  # 0: as long as it takes
+    kernel: Kernel | None = None,  # one that was started ahead
 ) -> Executed:
     "Run a pipeline notebook in a process of its own."
     unfinished = executed.with_suffix(".running.ipynb")
     try:
-        with Watch() as watch, ThreadPoolExecutor(1) as pool, _pipes() as pipes:
-            work = pool.submit(_papermill, notebook, unfinished, values, say, pipes)
+        with closing(kernel or Kernel()) as kernel, Watch(kernel.pid) as watch, ThreadPoolExecutor(1) as pool:
+            work = pool.submit(_papermill, notebook, unfinished, values, say, kernel)
             try:
                 _wait(work, watch, timeout_minutes, values["out_dir"])
             except BaseException:
@@ -328,30 +384,18 @@ def _wait(work: Future, watch: Watch, timeout_minutes: float, out_dir: str) -> N
         raise StepError(f"its process ended without a word ({cause}: it had {had:,.0f} of {limit:,.0f} MB); see that there is room, then go on") from problem
 
 
-@contextmanager
-def _pipes():
-    "A folder for a kernel's pipes: ports are raced for when two runs start at once, pipes in a folder of their own are not."
-    folder = tempfile.mkdtemp(prefix="recsys-kernel-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _papermill(notebook: Path, unfinished: Path, values: Mapping[str, object], say: Callable[[str], None], pipes: str) -> None:
+def _papermill(notebook: Path, unfinished: Path, values: Mapping[str, object], say: Callable[[str], None], kernel: Kernel) -> None:
     import nbformat
     import papermill
-    from traitlets.config import Config
 
     for name in ("papermill", "traitlets"):  # what they say of a comment in a parameters cell, of a kernel that died: the runner says it better
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    transport = Config({"KernelManager": {"transport": "ipc", "ip": f"{pipes}/pipe"}})
     copy = nbformat.read(notebook, as_version=4)
     copy.cells.append(nbformat.v4.new_code_cell(_PROVE, metadata={"tags": ["proof"]}))
     nbformat.write(copy, unfinished)
     papermill.execute_notebook(
         unfinished, unfinished, dict(values), kernel_name="python3", language="python", progress_bar=False, start_timeout=300,
-        cwd=str(project_dir()), stderr_file=_Tail(say), config=transport, extra_arguments=["--log-level=50"],
+        cwd=str(project_dir()), stderr_file=_Tail(say), km=kernel.manager,
     )  # fmt: skip
 
 
@@ -383,7 +427,7 @@ def _call_seconds(executed: Path) -> float:
     "Seconds of the cell that calls the step."
     return sum(cell.seconds for cell in read_cells(executed) if _calls(cell.source))
 
-# %% ../nbs/05_runner.ipynb #557df23f
+# %% ../nbs/05_runner.ipynb #0e1d1c81
 @contextmanager
 def _kernel_env(settings: Settings):
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter, and where Spark runs."
@@ -408,7 +452,9 @@ def git_commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def run_step(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], force: bool, say: Callable[[str], None]) -> dict:
+def run_step(
+    planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], force: bool, say: Callable[[str], None], kernel: Callable[[], Kernel] = Kernel
+) -> dict:
     "Make the artifact of a step, or find it in the store; what to record of it in `run.json`."
     store, step, inputs = run.store, planned.step.name, planned.inputs(made)
     notebook, values, origin = _asked(planned, settings, run, made)
@@ -426,7 +472,7 @@ def run_step(planned: Planned, settings: Settings, run: Run, made: Mapping[str, 
                   "work_dir": str(store.work_dir(step, key).resolve())}  # fmt: skip
         wanted = {name: value for name, value in (values | places).items() if name in declared(notebook)}
         with _kernel_env(settings):
-            done = execute(notebook, executed, wanted, say, settings.step_timeout_minutes)
+            done = execute(notebook, executed, wanted, say, settings.step_timeout_minutes, kernel())
         cost = {"seconds": round(done.seconds, 2), "startup_seconds": round(done.startup_seconds, 2), "peak_mb": round(done.peak_mb),
                 "bytes": sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())}  # fmt: skip
         about = {"name": planned.name, "class": planned.step.keep, "made_from": origin, "summary": done.summary, "seed": settings.seed, **cost,
@@ -463,7 +509,7 @@ def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]
             dials[dataset] = known | {model: known.get(model, {}) | values for model, values in found.items()}
     return dials
 
-# %% ../nbs/05_runner.ipynb #462ec03c
+# %% ../nbs/05_runner.ipynb #04b9c72a
 def run_river(
     profile: str,
     settings: Settings,
@@ -483,7 +529,7 @@ def run_river(
         raise SettingsError(f"profile {profile} names no shop; set datasets in settings.ini, e.g. datasets = table")
     run = new_run(settings.runs_dir, profile, settings.model_dump(mode="json"))
     holder = f"run {run.name}, process {os.getpid()}"
-    with lock(run.lock, holder, f"run {run.name}"), lock(run.store.in_use, holder, "the store", shared=True):
+    with lock(run.lock, holder, f"run {run.name}"), lock(run.store.in_use, holder, "the store", shared=True), closing(Kernels()) as kernels:
         made: dict[str, Path] = {}
         for position, planned in enumerate(planned_steps):
             anew = force or planned.name == only or (from_step is not None and position >= names.index(from_step))
@@ -492,7 +538,8 @@ def run_river(
             report(planned, {"status": "running"})
             try:
                 says = lambda line, planned=planned: report(planned, {"status": "says", "line": line})
-                entry = _step_or_refuse(planned, settings, run, made, anew, only, says)
+                following = None if planned.name == only else next(iter(planned_steps[position + 1 :]), None)
+                entry = _step_or_refuse(planned, settings, run, made, anew, only, says, partial(kernels.take, following))
             except BaseException as problem:
                 report(planned, _failed(run, planned, problem))
                 problem.add_note(f"go on with: {go_on}")
@@ -516,9 +563,10 @@ def _failed(run: Run, planned: Planned, problem: BaseException) -> dict:
     return failed
 
 
-def _step_or_refuse(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], anew: bool, only: str | None, say: Callable) -> dict:
+def _step_or_refuse(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], anew: bool, only: str | None, say: Callable,
+                    kernel: Callable[[], Kernel]) -> dict:  # fmt: skip
     if only is None or planned.name == only:
-        return run_step(planned, settings, run, made, anew, say)
+        return run_step(planned, settings, run, made, anew, say, kernel)
     key = json_hash(_asked(planned, settings, run, made)[-1])
     if (found := _found(run, planned.step.name, key)) is None:
         raise StepError(f"--only {only} needs the artifact of {planned.name}, which is not in the store; run it first, or leave --only away")

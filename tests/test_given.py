@@ -20,7 +20,8 @@ def inputs(tmp_path):
     (tmp_path / "events").mkdir()
     ids = np.arange(20, 26)
     texts = {name: pa.nulls(6, pa.string()) for name in ("title", "text", "category", "product_code", "image")}
-    columns = {"item_id": ids, "dataset": ["a"] * 4 + ["b"] * 2, "raw_id": [f"00{num}" for num in ids], "price": pa.nulls(6, pa.float32()), "attributes": ["{}"] * 6}
+    columns = {"item_id": ids, "dataset": ["a"] * 4 + ["b"] * 2, "raw_id": [f"00{num}" for num in ids], "price": pa.nulls(6, pa.float32()),
+               "attributes": ["{}"] * 6}  # fmt: skip
     write_table(pa.table(columns | texts).select(ITEMS.names), tmp_path / "events" / "items.parquet", ITEMS)
     (tmp_path / "events" / "datasets.json").write_text(json.dumps({"a": {}, "b": {}}))
     return {"events": tmp_path / "events"}
@@ -34,12 +35,22 @@ def given(tmp_path):
 
 @pytest.mark.parametrize(("step", "name"), [(image_embeddings, "image"), (text_embeddings, "text")])
 def test_a_step_takes_them_as_they_are(inputs, given, tmp_path, step, name):
-    said = step(inputs, tmp_path, **{f"{name}_vectors": given})
+    said = step(inputs | {"split": tmp_path}, tmp_path, **{f"{name}_vectors": given})
     table = VectorTable.load(tmp_path / f"{name}_embeddings_a.safetensors")
-    assert said == {"encoder": "given", "a_with_vector": 2} and table.ids.tolist() == [20, 23]
+    assert said["a_with_vector"] == 2 and table.ids.tolist() == [20, 23]
     np.testing.assert_allclose(table.vectors, [[0, 1], [0.6, 0.8]], atol=1e-6)
     assert not (tmp_path / f"{name}_embeddings_b.safetensors").exists()
     assert json.loads((tmp_path / "encoder.json").read_text())["shops"]["a"]["space"] == table.space
+
+
+def test_shops_it_does_not_know_are_read_as_ever(inputs, given, tmp_path):
+    columns = {name: pa.nulls(1, pa.string()) for name in ("category", "product_code", "image")}
+    told = {"item_id": [24], "dataset": ["b"], "raw_id": ["0024"], "title": ["a red dress"], "text": ["soft"], "price": pa.nulls(1, pa.float32()),
+            "attributes": ["{}"]}  # fmt: skip
+    for name in "ab":
+        write_table(pa.table(columns | told | {"dataset": [name]}).select(ITEMS.names), tmp_path / f"items_{name}.parquet", ITEMS)
+    said = text_embeddings(inputs | {"split": tmp_path}, tmp_path, encoder="tfidf", text_vectors=given)
+    assert (said["a_with_vector"], said["b_with_vector"], said["encoder"]) == (2, 1, "tfidf")
 
 
 def test_a_file_of_nobody_is_refused(inputs, tmp_path):

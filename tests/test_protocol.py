@@ -21,10 +21,11 @@ from recsys.evaluation.protocol import (
     LEAST_KS,
     SLICES,
     Chance,
-    answers_of_parts,
+    answers,
     ask,
     below_baselines,
     below_best_part,
+    buyers_of,
     cold_protocol,
     cold_ranking,
     compare,
@@ -45,6 +46,7 @@ from recsys.evaluation.protocol import (
 )
 from recsys.evaluation.slices import by_item_age
 from recsys.recommend import exclusion
+from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Missing, contains
 from recsys.scorers.hybrid import HybridScorer
 
@@ -163,10 +165,42 @@ def test_a_hybrid_judged_from_its_parts_lists_what_it_lists_when_asked(repeat):
     hybrid = HybridScorer(parts, "content:.6,popularity:.4").fit(SHOP)
     protocol = make_protocol(SHOP, USER_IDS, ITEM_NUMS, repeat=repeat)
     judged, asked = judge(protocol, parts | {"hybrid": hybrid}).lists["hybrid"], ask(protocol, hybrid)
-    assert answers_of_parts(protocol, hybrid, dict.fromkeys(parts)) and not answers_of_parts(protocol, hybrid, {"content": asked})
     assert (asked.nums >= 0).any() and asked.nums[:, 0].tolist() != ask(protocol, parts["content"]).nums[:, 0].tolist()
     np.testing.assert_array_equal(judged.nums, asked.nums)
     np.testing.assert_array_equal(judged.scores, asked.scores)
+
+
+def test_buyers_are_different_users_however_many_events_are_looked_at_together(monkeypatch):
+    expected = np.bincount(SHOP.matrix().indices, minlength=N_ITEMS)
+    assert expected.sum() < SHOP.n_events  # somebody bought something twice
+    for at_once in (1, 7, 10_000):
+        monkeypatch.setattr("recsys.evaluation.protocol.EVENTS_AT_ONCE", at_once)
+        np.testing.assert_array_equal(buyers_of(SHOP.past, N_ITEMS), expected)
+
+
+def test_what_is_asked_is_asked_once_for_all(protocol):
+    class Counted(Circle):
+        def top_k(self, queries, *rules):
+            self.asked = [*getattr(self, "asked", []), *queries.user_ids.tolist()]
+            return super().top_k(queries, *rules)
+
+    parts = {"popularity": Popular().fit(SHOP), "content": Counted().fit(SHOP)}
+    weights = {"hybrid": "content:.6,popularity:.4", "hybrid_default": "content:1"}
+    mixed = {name: HybridScorer(parts, each, name=name).fit(SHOP) for name, each in weights.items()}
+    judge(protocol, mixed | parts)
+    assert sorted(parts["content"].asked) == protocol.queries.user_ids[protocol.queries.has_history].tolist()
+
+
+def test_the_size_of_a_block_and_the_number_of_processors_change_nothing(protocol, monkeypatch):
+    parts = {"popularity": Popular().fit(SHOP), "content": Circle().fit(SHOP), "als": AlsScorer(embedding_size=8, epochs=3).fit(SHOP)}
+    scorers = parts | {"hybrid": HybridScorer(parts, "content:.6,als:.4").fit(SHOP)}
+    rows = judge(protocol, scorers).rows
+    monkeypatch.setattr("recsys.evaluation.protocol.MOST_WORKERS", 1)
+    assert judge(protocol, scorers).rows == rows
+    monkeypatch.setattr("recsys.evaluation.protocol.QUERIES_AT_ONCE", 37)
+    lists = answers(protocol, scorers)
+    for name, top in answers(protocol, {"hybrid": scorers["hybrid"]} | parts).items():
+        np.testing.assert_array_equal(top.nums, lists[name].nums)
 
 
 def test_only_rebuying_where_that_is_forbidden_is_a_reason_not_a_zero():

@@ -1,5 +1,6 @@
 """Every scorer against the one contract."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy.sparse import csr_array
-from scorer_contract import N_ITEMS, N_USERS, ScorerContract, made_up_shop
+from scorer_contract import N_ITEMS, N_USERS, ScorerContract, four_parts, made_up_shop
 
 from recsys.data.catalog import Catalog
 from recsys.errors import ArtifactError, StrategyError
@@ -296,3 +297,16 @@ def test_a_code_that_all_share_is_cut():
     table = same_product(np.zeros(SIBLINGS + 20, int), np.arange(SIBLINGS + 20.0))
     assert np.diff(table.indptr).max() == SIBLINGS and (table.indices >= 20).all()
     np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_what_a_user_is_to_a_scorer_is_worked_out_once_for_the_same_queries():
+    shop = made_up_shop()
+    parts, asked, counts = four_parts(shop), shop.queries(np.arange(8)), Counter()
+    for name, way in (("als", "user_vectors"), ("item_knn", "stored"), ("repurchase", "stored")):
+        inner = getattr(parts[name], way)
+        setattr(parts[name], way, lambda queries, name=name, inner=inner: counts.update([name]) or inner(queries))
+    mixed = HybridScorer(parts, "als:.4,item_knn:.3,repurchase:.3").fit(shop)
+    first = mixed.top_k(asked, 5)
+    assert counts == {"als": 1, "item_knn": 1, "repurchase": 1}
+    np.testing.assert_array_equal(mixed.top_k(shop.queries(np.arange(8)), 5).nums, first.nums)
+    assert set(counts.values()) == {2}

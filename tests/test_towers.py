@@ -1,6 +1,7 @@
 """The towers: nothing of the future, the same every time, and the promises of every scorer."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,20 +17,23 @@ from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Missing
 from recsys.scorers.towers import TowerScorer, als_start, load_tower
 from recsys.towers.model import TowerConfig, Towers, full_softmax, sampled_softmax
-from recsys.towers.pairs import EVER, PLANES, TowerShop, Trends, batches, code_buckets, earlier, make_pairs, period_of
+from recsys.towers.pairs import EVER, PLANES, TowerShop, Trends, batches, code_buckets, draw_floor, earlier, hold_out_newest, make_pairs, period_of
 from recsys.towers.train import (
     PATIENCE,
     Feed,
     HeldOut,
     TowerModel,
     TrainDials,
+    ahead,
     draw_extra,
+    given_of,
     held_out,
     item_tastes,
     log_expected,
     make_batch,
     past_of,
     seen_by,
+    thin,
     train_towers,
     why_not,
 )
@@ -164,7 +168,87 @@ def test_earlier_of_an_empty_history():
     assert len(earlier(nobody)) == 0 and period_of(np.zeros(0), np.array([0])).shape == (0,)
 
 
+def test_held_out_of_als_is_the_newest_moment_of_some():
+    told = shop_of_tastes(n_users=300)
+    pairs, all_pairs = hold_out_newest(make_pairs(told.interactions), 40).to_pandas(), make_pairs(told.interactions).to_pandas()
+    held = pairs[pairs["is_valid"]]
+    assert 30 <= len(held) <= 40 and len(hold_out_newest(make_pairs(told.interactions), 10**6).filter(pa.compute.field("is_valid"))) <= len(pairs) // 10
+    newest = all_pairs.groupby("user_num")["position"].max()
+    assert (held["position"].to_numpy() == newest[held["user_num"]].to_numpy()).all() and (held["position"] > 0).all()
+    assert (pairs[pairs["user_num"].isin(held["user_num"]) & ~pairs["is_valid"]]["position"] < newest.max()).all()
+
+
+def test_als_is_judged_by_vectors_that_have_not_seen_the_held_out():
+    "Nothing can be learned of a shop where everybody takes anything: whoever foretells it has seen the answers."
+    rng, n_users = np.random.default_rng(0), 300
+    events = pa.table({"user_id": np.repeat(np.arange(n_users), 6), "item_id": rng.integers(0, 100, 6 * n_users), "event": ["purchase"] * 6 * n_users,
+                       "ts": pa.array(np.tile(np.arange(6), n_users)).cast(pa.timestamp("ms", "UTC")), "quantity": [1] * 6 * n_users,
+                       "price": [1.0] * 6 * n_users})  # fmt: skip
+    shop = from_events(events, "shop", {"purchase": 1.0}, 6, np.arange(100), "order")
+    als = AlsScorer(embedding_size=16, epochs=10).fit(shop)
+    told, pairs = TowerShop.of(shop, als.item_vectors, "als"), hold_out_newest(make_pairs(shop), 150)
+    towers = Towers(TowerConfig({"shop": 16}, "als", 16))
+    seen, unseen = (Feed(told, pairs, 64, 7, als_start(als, held)) for held in (None, pairs["is_valid"].to_numpy()))
+    by_chance = np.mean(1 / np.arange(1, 101))
+    assert held_out(towers, unseen).mrr < 1.3 * by_chance and held_out(towers, seen).mrr > 1.5 * by_chance
+
+
+# a draw of the pairs
+
+
+def test_what_is_drawn_less_often_counts_more():
+    told = shop_of_tastes(n_users=2000)
+    pairs = make_pairs(told.interactions, valid_share=0.1)
+    drawn = thin(pairs, told.interactions, 3000, half_life_days=7.0)
+    valid = drawn["is_valid"].to_numpy()
+    assert valid.sum() == pairs["is_valid"].to_numpy().sum() and abs((~valid).sum() - 3000) < 200
+    ages = lambda table: (told.interactions.at - table["ts"].to_numpy()) / DAY_MS
+    worth = lambda table: (table["weight"].to_numpy() * 0.5 ** (ages(table) / 7))[~table["is_valid"].to_numpy()]
+    assert worth(drawn).sum() == pytest.approx(worth(pairs).sum(), rel=0.05) and len(worth(drawn)) < len(worth(pairs)) / 3
+    assert ages(drawn)[~valid].mean() < 0.7 * ages(pairs).mean()
+    assert thin(pairs, told.interactions, 10**6) is pairs
+
+
+def test_an_epoch_of_few_pairs_draws_anew_and_as_many_as_asked():
+    told = shop_of_tastes(n_users=2000)
+    feed = Feed(told, make_pairs(told.interactions), 256, 7, half_life_days=7.0, max_pairs=2000)
+    assert feed.chances[feed.rows].sum() == pytest.approx(2000, rel=1e-3) and (feed.chances <= 1).all()
+    np.testing.assert_allclose((feed.weights * feed.chances)[feed.rows] / feed.worth[feed.rows], (feed.weights * feed.chances / feed.worth)[0], rtol=1e-4)
+    assert np.average(feed.weights[feed.rows], weights=feed.chances[feed.rows]) == pytest.approx(1, rel=1e-4)
+    assert draw_floor(np.ones(10), 10) == 0
+
+
+def test_batches_made_ahead_come_in_order_and_bring_their_errors():
+    slow = lambda n: time.sleep(0.01 * (n % 3)) or 10 // (7 - n)
+    assert list(ahead(slow, [(n,) for n in range(7)])) == [10 // (7 - n) for n in range(7)]
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(slow, [(n,) for n in range(9)]))
+
+
+@pytest.mark.parametrize("kind", ["content", "als"])
+def test_what_is_given_is_the_same_made_once_or_in_each_batch(kind):
+    told = shop_of_tastes()
+    towers, nums = Towers(config_of(told, kind=kind)), np.arange(60)
+    if kind == "content":
+        towers.items.begin("shop", told.vectors)
+    inputs = [torch.from_numpy(array) for array in (told.vectors, told.categories, told.price_ranks(nums, told.interactions.at), told.codes)]
+    once = towers.items("shop", *inputs, given=torch.from_numpy(given_of(towers, told)))
+    torch.testing.assert_close(once, towers.items("shop", *inputs))
+    assert once[:, -1].std() > 0
+
+
 # the same every time
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    before, told = torch.get_num_threads(), shop_of_tastes()
+    alone = weights_of(train(told))
+    torch.set_num_threads(threads)
+    try:
+        assert weights_of(train(told)) == alone
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_same_seed_same_bits_other_seed_other_bits():

@@ -6,10 +6,10 @@
 __all__ = ['PACKAGED', 'DISTRIBUTIONS', 'MINILM_TOKENIZER', 'MAX_TOKENS', 'DEFAULT_CLIP', 'PATIENCE', 'NO_WEIGHTS', 'Framing',
            'ImageTower', 'TextTower', 'Encoder', 'packaged_file', 'pick_device', 'side_by_side', 'cut',
            'EfficientNetLite0', 'MiniLm', 'equal_lengths', 'TfidfSvd', 'ClipName', 'clip_name', 'encoder_available',
-           'offline_asked', 'faster_precision', 'ClipImages', 'ClipTexts', 'weights_hash', 'load_clip', 'load_encoder',
-           'may_differ', 'clip_file', 'licence', 'settled']
+           'offline_asked', 'faster_precision', 'ClipImages', 'ClipTexts', 'text_lengths', 'shortened', 'weights_hash',
+           'load_clip', 'load_encoder', 'may_differ', 'clip_file', 'licence', 'settled']
 
-# %% ../../nbs/40_content.encoders.ipynb #c825deca
+# %% ../../nbs/40_content.encoders.ipynb #3f2b9a3a
 import hashlib
 import importlib.util
 import io
@@ -20,8 +20,9 @@ import threading
 import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -147,31 +148,53 @@ def pick_device(device: str = "auto") -> str:
         raise MissingDependencyError(f"device {device!r} was asked for, here are {', '.join(name for name, there in here.items() if there)}; use device=auto")
     return device if device != "auto" else next(name for name, there in here.items() if there)
 
-# %% ../../nbs/40_content.encoders.ipynb #dfddc0c2
-def side_by_side(work: Callable, chunks: Sequence, device: str = "cpu") -> list:
-    "The work on each chunk, in order; on a CPU one thread per core."
+# %% ../../nbs/40_content.encoders.ipynb #94d2432e
+_thread = threading.local()
+
+
+def side_by_side(
+    work: Callable,
+    chunks: Iterable,
+    threads: int | None = None,  # None: one per core; 0: one
+) -> Iterator:
+    "The work on each chunk, in order."
     import torch
 
     def quietly(chunk):
         with torch.inference_mode():  # belongs to a thread
             return work(chunk)
 
-    if device != "cpu":
-        return [quietly(chunk) for chunk in chunks]
-    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if getattr(_thread, "busy", False):
+        yield from map(quietly, chunks)
+        return
+    before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with ThreadPoolExecutor(min(cores, 16)) as pool:
-            return list(pool.map(quietly, chunks))
+        with ThreadPoolExecutor(_cores() if threads is None else max(1, threads), initializer=_mark_busy) as pool:
+            yield from pool.map(quietly, chunks)  # closed early, it drops what no thread has begun
     finally:
         torch.set_num_threads(before)
+
+
+def _mark_busy() -> None:
+    _thread.busy = True
+
+
+def _cores(most: int = 16) -> int:
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, most)
+
+
+def _threads(device: str) -> int | None:
+    "A graphics card takes one chunk at a time."
+    return None if device == "cpu" else 1
 
 
 def cut(n: int, size: int) -> list[slice]:
     "Slices over n rows, at most `size` long."
     return [slice(start, start + size) for start in range(0, n, size)]
 
-# %% ../../nbs/40_content.encoders.ipynb #7b5264ca
+# %% ../../nbs/40_content.encoders.ipynb #5cb69fa5
 class EfficientNetLite0:
     "Pictures to 1280 numbers, learned from ImageNet."
 
@@ -194,7 +217,7 @@ class EfficientNetLite0:
     def encode(self, pictures: np.ndarray) -> np.ndarray:
         "(B, height, width, 3) uint8 to (B, 1280) of length 1."
         work = lambda part: self.model(_normalised(pictures[part], self.framing, self.device)).float().cpu().numpy()
-        parts = side_by_side(work, cut(len(pictures), self.CHUNK if self.device == "cpu" else 256), self.device)
+        parts = list(side_by_side(work, cut(len(pictures), self.CHUNK if self.device == "cpu" else 256), _threads(self.device)))
         return unit_rows(np.concatenate(parts)) if parts else np.zeros((0, self.dims), dtype=np.float32)
 
 
@@ -224,7 +247,7 @@ def _folded(model):
             setattr(model.get_submodule(owner), last, layer.act)
     return model
 
-# %% ../../nbs/40_content.encoders.ipynb #6d3d497a
+# %% ../../nbs/40_content.encoders.ipynb #e87d31a2
 MAX_TOKENS = 16  # read of a part: what a thing is stands in its first words; 12 to 64 find the same items (H&M, within noise), 16 in a third of the time
 
 
@@ -255,17 +278,8 @@ class MiniLm:
 
         tokens = self.tokenizer.encode_batch(list(texts))
         self.truncated += sum(bool(one.overflowing) for one in tokens)
-        lengths = np.array([len(one.ids) for one in tokens])
-        vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
-        with tqdm(total=int(lengths.sum()), desc="texts", unit="token", unit_scale=True, mininterval=5) as bar:
-
-            def work(rows: np.ndarray) -> None:
-                ids = torch.tensor([tokens[row].ids for row in rows], device=self.device)
-                vectors[rows] = self._forward(ids).cpu().numpy()
-                bar.update(ids.numel())
-
-            side_by_side(work, equal_lengths(lengths, self.TOKENS), self.device)
-        return unit_rows(vectors)
+        return _by_length(lambda rows: self._forward(torch.tensor([tokens[row].ids for row in rows], device=self.device)),
+                          np.array([len(one.ids) for one in tokens], dtype=np.int64), self.TOKENS, self.dims, self.device)  # fmt: skip
 
     def _linear(self, values, name: str):
         from torch.nn import functional as F
@@ -301,6 +315,16 @@ def equal_lengths(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
         rows, step = np.flatnonzero(lengths == length), max(1, tokens // max(1, int(length)))
         batches += [rows[start : start + step] for start in range(0, len(rows), step)]
     return batches
+
+
+def _by_length(read: Callable, lengths: np.ndarray, tokens: int, dims: int, device: str) -> np.ndarray:
+    "(N, dims) of length 1: what `read` makes of the rows of each batch."
+    batches, vectors = equal_lengths(lengths, tokens), np.zeros((len(lengths), dims), dtype=np.float32)
+    with tqdm(total=int(lengths.sum()), desc="texts", unit="token", unit_scale=True, mininterval=5) as bar:
+        for rows, made in zip(batches, side_by_side(lambda rows: read(rows).float().cpu().numpy(), batches, _threads(device)), strict=True):
+            vectors[rows] = made
+            bar.update(int(lengths[rows].sum()))
+    return unit_rows(vectors)
 
 # %% ../../nbs/40_content.encoders.ipynb #1cec1e70
 class TfidfSvd:
@@ -465,11 +489,11 @@ def faster_precision(device: str) -> str:
         speeds[name] = n / (time.perf_counter() - start)
     return "bf16" if speeds["bf16"] > 1.2 * speeds["fp32"] else "fp32"  # 1.2: a near tie must not decide differently twice
 
-# %% ../../nbs/40_content.encoders.ipynb #07f6a8c3
+# %% ../../nbs/40_content.encoders.ipynb #0cd30833
 class ClipImages:
     "Pictures into the space of a CLIP."
 
-    CHUNK = 8  # on a CPU, for each thread
+    CHUNK = 32  # on a CPU, for each thread: the weights are read from memory once for so many, the largest layer stays at 20 MB
 
     def __init__(self, model, framing: Framing, space: str, device: str, kind) -> None:
         self.model, self.framing, self.space, self.device, self.kind = model, framing, space, device, kind
@@ -478,32 +502,56 @@ class ClipImages:
     def encode(self, pictures: np.ndarray) -> np.ndarray:
         "(B, height, width, 3) uint8 to (B, d) of length 1."
         work = lambda part: self.model.encode_image(_normalised(pictures[part], self.framing, self.device).to(self.kind)).float().cpu().numpy()
-        return unit_rows(np.concatenate(side_by_side(work, cut(len(pictures), self.CHUNK if self.device == "cpu" else 256), self.device)))
+        return unit_rows(np.concatenate(list(side_by_side(work, cut(len(pictures), self.CHUNK if self.device == "cpu" else 256), _threads(self.device)))))
 
 
 class ClipTexts:
     "Texts into the space of a CLIP."
 
-    CHUNK = 32
+    TOKENS = 2048  # in a batch: the largest layer stays at 16 MB
 
     def __init__(self, model, tokenizer: Callable, space: str, dims: int, device: str) -> None:
         self.model, self.tokenizer, self.space, self.dims, self.device = model, tokenizer, space, dims, device
         self.truncated = 0  # texts that filled the context, usually 77 tokens: the rest of them was not read
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        "(N, d) of length 1."
-        full = []
-        with tqdm(total=len(texts), desc="texts", unit="text", mininterval=5) as bar:
+        "(N, d) of length 1; texts of one length go together."
+        if not len(texts):
+            return np.zeros((0, self.dims), dtype=np.float32)
+        tokens = self.tokenizer(list(texts))
+        self.truncated += int((tokens[:, -1] != 0).sum())
+        lengths = text_lengths(self.model, tokens)
+        models = {length: shortened(self.model, length) for length in np.unique(lengths).tolist()}
+        read = lambda rows: models[length := int(lengths[rows[0]])].encode_text(tokens[rows, :length].to(self.device))
+        return _by_length(read, lengths, self.TOKENS, self.dims, self.device)
 
-            def work(part: slice) -> np.ndarray:
-                tokens = self.tokenizer(list(texts[part])).to(self.device)
-                full.append(int((tokens[:, -1] != 0).sum()))
-                bar.update(len(tokens))
-                return self.model.encode_text(tokens).float().cpu().numpy()
 
-            parts = side_by_side(work, cut(len(texts), self.CHUNK if self.device == "cpu" else 256), self.device)
-        self.truncated += sum(full)
-        return unit_rows(np.concatenate(parts)) if parts else np.zeros((0, self.dims), dtype=np.float32)
+def text_lengths(model, tokens) -> np.ndarray:  # tokens: (N, L) tensor
+    "(N,) int64 how many tokens decide the vector of a text: all up to its end where each only sees those before it, else the whole context."
+    return tokens.argmax(dim=1).numpy() + 1 if _causal(model) else np.full(len(tokens), tokens.shape[1])
+
+
+def _causal(model) -> bool:
+    return getattr(model, "text_pool_type", None) == "argmax" and model.attn_mask is not None  # the end of a text is the highest of all tokens
+
+
+def shortened(model, length: int):
+    "The same model for texts of exactly so many tokens; the weights are shared."
+    import torch
+
+    if not _causal(model):
+        return model
+    places = torch.nn.Parameter(model.positional_embedding[:length], requires_grad=False)
+    return _with(model, positional_embedding=places, attn_mask=model.attn_mask[:length, :length])
+
+
+def _with(module, **parts):
+    "A copy of a module with other parts in these places."
+    other = copy(module)
+    for kind in ("_parameters", "_buffers", "_modules"):
+        held = getattr(module, kind)
+        setattr(other, kind, held | {name: parts[name] for name in parts.keys() & held.keys()})
+    return other
 
 
 def weights_hash(model) -> str:

@@ -6,7 +6,7 @@
 __all__ = ['ARRAYS', 'NEVER', 'Histories', 'History', 'Query', 'Queries', 'Interactions', 'from_events', 'save_interactions',
            'load_interactions']
 
-# %% ../../nbs/12_data.interactions.ipynb #1c10e7e9
+# %% ../../nbs/12_data.interactions.ipynb #91efb742
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +64,7 @@ class Histories:
         places = np.repeat(ends - indptr[1:], lengths) + np.arange(indptr[-1])
         return Histories(indptr, *(getattr(self, name)[places] for name in ARRAYS))
 
-# %% ../../nbs/12_data.interactions.ipynb #b13581cf
+# %% ../../nbs/12_data.interactions.ipynb #decbda31
 class History(NamedTuple):
     "What somebody did, oldest first; without times, one event a day up to now."
 
@@ -103,6 +104,11 @@ class Queries:
     def has_history(self) -> np.ndarray:
         "Which queries bring at least one event, (Q,) bool."
         return self.past.lengths > 0
+
+    @cached_property
+    def worked_out(self) -> WeakKeyDictionary:
+        "What each scorer has worked out of these very queries; gone with either."
+        return WeakKeyDictionary()
 
     def history(self, row: int) -> np.ndarray:
         "Item nums of one query's history, oldest first."

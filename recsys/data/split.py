@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'TIMED', 'PARTS', 'LEARNS', 'JUDGES', 'CATEGORY', 'CHUNK_ROWS', 'Cutoffs', 'Span', 'span', 'find_cutoffs',
            'by_time', 'by_last', 'by_sessions', 'by_files', 'held_out', 'last_prices', 'stood', 'described',
            'items_as_of', 'datasets', 'read_cutoffs', 'split_shop', 'Truth', 'Window', 'window_interactions',
-           'window_truth', 'session_truth', 'step_folder', 'load_window', 'newest_event', 'window_catalog',
+           'window_truth', 'session_truth', 'step_folder', 'load_window', 'newest_event', 'window_catalog', 'priced',
            'export_csv', 'export_interactions']
 
 # %% ../../nbs/14_data.split.ipynb #05892bd6
@@ -170,7 +170,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
-# %% ../../nbs/14_data.split.ipynb #cc70806c
+# %% ../../nbs/14_data.split.ipynb #451783c3
 CATEGORY = "category"
 CHUNK_ROWS = 4_000_000  # dated properties resolved at a time
 
@@ -188,14 +188,14 @@ def stood(properties: ir.Table, cutoff: int) -> ir.Table:
     return settled.group_by("item_id", "property").agg(value=settled.value.argmax(settled.ts))
 
 
-def described(known: ir.Table, facets: Sequence[str]) -> ir.Table:
+def described(engine: Engine, known: ir.Table, facets: Sequence[str]) -> ir.Table:
     "item_id, told, path, facts: text, category and attributes from properties."
     facet, path = known.property.isin(list(facets)), known.property == CATEGORY
-    token = known.value.re_replace(r"([^ ]+)", known.property + r"_\1")
+    token = known.value.re_replace(r"([^ ]+)", known.property + "_" + engine.first_group)
     fact = ibis.literal('"') + known.property + ibis.literal('": "') + known.value.replace('"', "'") + ibis.literal('"')
     return known.group_by("item_id").agg(
-        told=token.group_concat(" ", where=~facet & ~path, order_by=known.property), path=known.value.max(where=path),
-        facts=fact.group_concat(", ", where=facet, order_by=known.property))  # fmt: skip
+        told=engine.joined(token, " ", known.property, ~facet & ~path), path=known.value.max(where=path),
+        facts=engine.joined(fact, ", ", known.property, facet))  # fmt: skip
 
 
 def items_as_of(
@@ -210,7 +210,7 @@ def items_as_of(
     full = items.left_join(last_prices(train), "item_id").mutate(price=lambda t: ibis.coalesce(t.price, t.paid))
     if properties is not None:
         n_parts = 1 + engine.arrow(properties.count().as_table())[0][0].as_py() // CHUNK_ROWS
-        parts = [described(stood(properties.filter(properties.item_id % n_parts == part), cutoff), facets) for part in range(n_parts)]
+        parts = [described(engine, stood(properties.filter(properties.item_id % n_parts == part), cutoff), facets) for part in range(n_parts)]
         told = engine.parquet([engine.staged_path(part, "told") for part in parts])
         full = full.left_join(told, "item_id", rname="told_{name}").mutate(
             text=lambda t: ibis.coalesce(t.told, t.text), category=lambda t: ibis.coalesce(t.path, t.category),
@@ -296,7 +296,7 @@ def _write_items(engine: Engine, source: Path, out: Path, dataset: str, about: M
     for stem, cutoff in stems.items():
         engine.write(items_as_of(engine, items, train, properties, cutoff, about["facets"]), out / f"{stem}.parquet", ITEMS)
 
-# %% ../../nbs/14_data.split.ipynb #f71a8fe6
+# %% ../../nbs/14_data.split.ipynb #025252fb
 class Truth(NamedTuple):
     "What users then did: the items of row r are item_nums[indptr[r]:indptr[r + 1]]. A row is a user, or one next-item question of a session."
 
@@ -396,7 +396,11 @@ def newest_event(path: Path) -> int:
 def window_catalog(inputs: Mapping[str, Path], dataset: str, window: str, interactions: Interactions) -> Catalog:
     "The catalog as of the window's cutoff: the last price paid before it stands where one was paid."
     path = as_of(inputs["split"], "items", dataset, window)
-    catalog = Catalog.load(path, dataset, interactions.items, datasets(inputs)[dataset]["image_root"])
+    return priced(Catalog.load(path, dataset, interactions.items, datasets(inputs)[dataset]["image_root"]), interactions)
+
+
+def priced(catalog: Catalog, interactions: Interactions) -> Catalog:
+    "The catalog with the last price paid in these interactions, where one was."
     paid = np.flatnonzero(np.isfinite(interactions.prices))
     paid = paid[np.argsort(interactions.past.ts[paid], kind="stable")]  # the last one written wins
     prices = catalog.table["price"].to_numpy(dtype=np.float32, na_value=np.nan).copy()

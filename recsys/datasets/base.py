@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['EARLIEST', 'LATEST', 'FUTURE', 'SLACK_MS', 'MOST_COUNTED', 'LISTED', 'CHUNK_ROWS', 'JOINED', 'Source', 'RawRows',
-           'Reading', 'DatasetSpec', 'whole', 'amount', 'in_future', 'day_ms', 'checked', 'json_object', 'shops',
-           'shop', 'about_shop', 'Taken', 'Counts', 'merge', 'take_in', 'take_once', 'write_events', 'list_rejects',
-           'find_lines', 'ingest', 'span', 'dangling', 'join_files', 'ingest_all', 'named_shops', 'Example', 'examples',
-           'account_table']
+           'Reading', 'DatasetSpec', 'whole', 'amount', 'not_negative', 'in_future', 'day_ms', 'midnight', 'checked',
+           'json_object', 'shops', 'shop', 'about_shop', 'Taken', 'Counts', 'merge', 'as_events', 'take_in',
+           'take_once', 'write_events', 'list_rejects', 'find_lines', 'ingest', 'span', 'dangling', 'join_files',
+           'ingest_all', 'named_shops', 'Example', 'examples', 'account_table']
 
-# %% ../../nbs/20_datasets.base.ipynb #515ec766
+# %% ../../nbs/20_datasets.base.ipynb #1153d2c0
 import csv
 import importlib
 import json
@@ -18,7 +18,7 @@ import pkgutil
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +30,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.engine import Engine, check_columns, in_total_order
+from ..data.engine import Engine, check_columns, in_total_order, write_stream
 from ..data.lines import BadLine, raw_text
 from ..data.schema import DAY_MS, EVENT_KINDS, EVENTS, ITEMS, PROPERTIES, REJECTS, USERS
 from ..errors import MissingFileError, SchemaError, SettingsError
 
-# %% ../../nbs/20_datasets.base.ipynb #f1ab21ab
+# %% ../../nbs/20_datasets.base.ipynb #9fb4921f
 @dataclass(frozen=True)
 class Source:
     "The raw files of one shop, and the engine that reads them."
@@ -95,6 +95,7 @@ class DatasetSpec:
     name: str  # its `dataset` everywhere
     title: str  # what people call it
     sources: Sequence[str]  # settings keys it reads
+    same: Sequence[str]  # rows alike in these are one event: user_id, item_id, ts, price, event where there are several kinds, and what else tells them apart
     read_events: Callable[[Source], Reading]
     read_items: Callable[[Source, ir.Table], ir.Table]  # with the items seen in events -> columns of ITEMS
     read_users: Callable[[Source, ir.Table, ir.Table], ir.Table]  # with the users seen in events, and the events -> columns of USERS
@@ -106,14 +107,13 @@ class DatasetSpec:
     text_kind: str | None = None  # "natural" for sentences, "opaque" for tokens that mean nothing to a language model
     image_root: str | None = None  # settings key of the folder that image paths are relative to
     facets: Sequence[str] = ()  # attributes worth showing
-    same: Sequence[str] = ()  # rows alike in these are one event
     item_key: Sequence[str] = ("item_id",)  # columns that tell items apart in the raw events: an id with two of them is a collision
     user_key: Sequence[str] = ("user_id",)
     repeats_count: bool = True  # is the quantity the number of such rows, or are they one row logged twice
     display: Mapping[str, str] = field(default_factory=dict)  # words for the demo: kind of event -> what people did
     full_size: Mapping[str, int] = field(default_factory=dict)  # events, items, users, images of the whole data set, where it is a public one
 
-# %% ../../nbs/20_datasets.base.ipynb #c967510e
+# %% ../../nbs/20_datasets.base.ipynb #a42e35a5
 EARLIEST, LATEST = 946_684_800_000, 4_102_444_800_000  # 2000 and 2100, ms: seconds read as ms fall before, microseconds after
 
 
@@ -125,7 +125,11 @@ def whole(text: ir.StringValue) -> ir.IntegerValue:
 
 def amount(text: ir.StringValue) -> ir.FloatingValue:
     "A price: a number of at least 0, null for anything else."
-    number = text.try_cast("float32")
+    return not_negative(text.try_cast("float32"))
+
+
+def not_negative(number: ir.FloatingValue) -> ir.FloatingValue:
+    "A finite number of at least 0, null for anything else."
     return ibis.ifelse((number >= 0) & ~number.isnan() & ~number.isinf(), number, None)
 
 
@@ -140,8 +144,12 @@ def in_future(ms: ir.IntegerValue, source: Source) -> ir.BooleanValue:
 
 def day_ms(text: ir.StringValue) -> ir.IntegerValue:
     "The midnight of a `yyyy-mm-dd`, ms; null for anything else."
-    ms = text.try_cast("date").delta(ibis.date("1970-01-01"), unit="day") * DAY_MS
-    return ibis.ifelse((text.length() == len("2020-09-22")) & ms.between(EARLIEST, LATEST), ms, None)
+    return midnight(text, text.try_cast("date").delta(ibis.date("1970-01-01"), unit="day"))
+
+
+def midnight(text: ir.StringValue, day: ir.IntegerValue) -> ir.IntegerValue:
+    "The midnight of a day since 1970 that was read from this text, ms; null where the text is none of ten letters, or the year no year of ours."
+    return ibis.ifelse((text.length() == len("2020-09-22")) & day.between(EARLIEST // DAY_MS, LATEST // DAY_MS), day * DAY_MS, None)
 
 
 def checked(
@@ -168,8 +176,8 @@ def json_object(fields: Mapping[str, ir.Value]) -> ir.StringValue:
 def _json_value(value: ir.Value) -> ir.StringValue:
     if not value.type().is_string():
         return value.cast("string")
-    plain = value.replace("\\", "\\\\").replace('"', '\\"').re_replace("[\\x00-\\x1f]", " ")
-    return ibis.literal('"') + plain + ibis.literal('"')
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').re_replace("[\\x00-\\x1f]", " ")
+    return ibis.literal('"') + ibis.ifelse(value.re_search(r'[\x00-\x1f"\\]'), escaped, value) + ibis.literal('"')
 
 # %% ../../nbs/20_datasets.base.ipynb #e4eaca30
 def shops() -> dict[str, DatasetSpec]:
@@ -196,7 +204,7 @@ def about_shop(spec: DatasetSpec, source: Source, reading: Reading) -> dict[str,
              "dated": False, "display": dict(spec.display), "full_size": dict(spec.full_size)}  # fmt: skip
     return about | dict(reading.about) | {"notes": list(source.notes)}
 
-# %% ../../nbs/20_datasets.base.ipynb #57daf604
+# %% ../../nbs/20_datasets.base.ipynb #36bd7317
 LISTED = 100_000  # rejected lines written out; all are counted
 CHUNK_ROWS = 4_000_000  # rows merged at a time: bounds the memory, whatever the size of the shop
 
@@ -245,25 +253,27 @@ def _chunks(engine: Engine, rows: ir.Table, n: int) -> list[ir.Table]:
     return [rows.filter(rows.ts >= low, rows.ts < high) for low, high in zip(edges, edges[1:], strict=False)]
 
 
-def merge(engine: Engine, staged: ir.Table, spec: DatasetSpec, n_rows: int) -> list[ir.Table]:
+def merge(engine: Engine, staged: ir.Table, spec: DatasetSpec, n_rows: int) -> Iterator[pa.Table]:
     "The kept rows as EVENTS, rows alike in `spec.same` as one; in parts, so that memory stays bounded."
-    fine = staged.filter(staged.reason.isnull())
-    parts = _chunks(engine, fine, 1 + n_rows // CHUNK_ROWS if "ts" in spec.same else 1)
-    if spec.same:
-        parts = [part.group_by(list(spec.same)).agg(quantity=part.quantity.sum() if spec.repeats_count else part.quantity.max()) for part in parts]
-    only = list(spec.event_weights) if len(spec.event_weights) == 1 else None  # a constant need not be grouped by
-    kept = [part.select(dataset=ibis.literal(spec.name), user_id="user_id", item_id="item_id", event=ibis.literal(only[0]) if only else part.event,
-                        ts="ts", quantity=part.quantity.cast("int32"), price="price") for part in parts]  # fmt: skip
-    return [in_total_order(part) for part in kept]
+    fine, timed = staged.filter(staged.reason.isnull()), "ts" in spec.same
+    for part in _chunks(engine, fine.select(*spec.same, "quantity"), 1 + n_rows // CHUNK_ROWS if timed else 1):
+        for table in engine.folded(part, spec.same, spec.repeats_count):
+            yield as_events(table, spec)
+
+
+def as_events(table: pa.Table, spec: DatasetSpec) -> pa.Table:
+    "Merged rows with the columns that are the same in each of them."
+    fixed = {"dataset": spec.name, "event": next(iter(spec.event_weights))}
+    return pa.table({name: table[name] if name in table.column_names else pa.repeat(fixed[name], len(table)) for name in EVENTS.names})
 
 
 def _seen(engine: Engine, staged: Sequence[ir.Table], key: Sequence[str], what: str) -> ir.Table:
     "The users or items of the kept rows, once each; two raw ids behind one number are refused."
     rows = ibis.union(*kept) if len(kept := [t.filter(t.reason.isnull()).select(*key) for t in staged]) > 1 else kept[0]
-    seen = engine.stage(rows.distinct(), f"seen_{what}s")
-    if len(key) > 1:
-        shared = engine.arrow(seen.group_by(key[0]).agg(n=seen.count()).filter(lambda t: t.n > 1).limit(3))[key[0]].to_pylist()
-        if shared:
+    found = {name: rows[name].min() for name in key[1:]} | {f"{name}_too": rows[name].max() for name in key[1:]}
+    seen = engine.stage(rows.group_by(key[0]).agg(**found) if found else rows.distinct(), f"seen_{what}s")
+    for name in key[1:]:
+        if shared := engine.arrow(seen.filter(seen[name] != seen[f"{name}_too"]).order_by(key[0]).limit(1))[key[0]].to_pylist():
             raise SchemaError(f"two {what}s of this shop have the number {shared[0]}: their raw ids differ beyond what the number holds; rename one of them")
     return seen
 
@@ -305,7 +315,7 @@ def write_events(spec: DatasetSpec, source: Source, raw: RawRows, path: Path) ->
     "One raw file of events into one parquet of EVENTS; returns its stage."
     taken = take_in(source, raw, spec.name)
     n_fine = taken.account["kept"]
-    kept = source.engine.write(merge(source.engine, taken.staged, spec, n_fine), path, EVENTS)
+    kept = write_stream(merge(source.engine, taken.staged, spec, n_fine), path, EVENTS)
     taken.account.update(kept=kept, merged=n_fine - kept)
     return taken.staged
 

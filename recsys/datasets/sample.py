@@ -7,25 +7,25 @@ __all__ = ['COLOURS', 'PATTERNS', 'SILHOUETTES', 'GARMENTS', 'TASTES', 'WEARERS'
            'PAIR_DAYS', 'FIRST_SHARE', 'ARTICLE_COLUMNS', 'WEEKDAYS', 'BASKET', 'FRESH', 'CUSTOMER_COLUMNS', 'REPEATS',
            'BLOCK', 'TRANSACTION_COLUMNS', 'ROWS_AT_ONCE', 'MISSING_PICTURES', 'RR_START_MS', 'RR_DAYS', 'SNAPSHOTS_MS',
            'RR_WEEKS', 'STYLES', 'CART_SHARE', 'BUY_SHARE', 'BOT_SHARE', 'RR_KINDS', 'PROPERTY_COLUMNS',
-           'WORD_PROPERTIES', 'EVENT_COLUMNS', 'Colour', 'Pattern', 'silhouettes', 'Garment', 'Taste', 'words',
-           'Wearer', 'Sprite', 'rounded', 'outlines', 'sprite', 'Print', 'print_of', 'Look', 'picture', 'contact_sheet',
-           'Lottery', 'week_of', 'Articles', 'draw_articles', 'draw_pairs', 'describe', 'article_rows', 'look_of',
-           'Customers', 'day_shares', 'hex_ids', 'draw_customers', 'customer_table', 'pack', 'unpack', 'season',
-           'week_lottery', 'draw_block', 'draw_purchases', 'write_csv', 'transaction_tables', 'write_pictures', 'Items',
-           'draw_tree', 'draw_items', 'Clicks', 'draw_clicks', 'unknown_items', 'write_properties', 'event_tables',
-           'write_tree', 'draw_sample']
+           'WORD_PROPERTIES', 'EVENT_COLUMNS', 'FULL_RR', 'Colour', 'Pattern', 'silhouettes', 'Garment', 'Taste',
+           'words', 'Wearer', 'Sprite', 'rounded', 'outlines', 'sprite', 'Print', 'print_of', 'Look', 'picture',
+           'contact_sheet', 'Lottery', 'week_of', 'Articles', 'draw_articles', 'draw_pairs', 'describe', 'article_rows',
+           'look_of', 'Customers', 'day_shares', 'hex_ids', 'draw_customers', 'customer_table', 'pack', 'unpack',
+           'season', 'week_lottery', 'draw_block', 'draw_purchases', 'write_csv', 'transaction_tables',
+           'write_pictures', 'Items', 'draw_tree', 'draw_items', 'Clicks', 'draw_clicks', 'unknown_items',
+           'write_properties', 'event_tables', 'write_tree', 'size_of', 'FullSize', 'draw_sample']
 
 # %% ../../nbs/21_datasets.sample.ipynb #b0b94a6e
 "Two shops drawn from nothing, in the exact Kaggle raw layouts, with a known structure a good recommender must find."
 
-# %% ../../nbs/21_datasets.sample.ipynb #4c107404
+# %% ../../nbs/21_datasets.sample.ipynb #88870258
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -562,24 +562,24 @@ def contact_sheet(looks: list[Look], columns: int = 8, size: tuple[int, int] = (
     for i, look in enumerate(looks): sheet.paste(picture(look).resize(size), (i % columns * size[0], i // columns * size[1]))
     return sheet
 
-# %% ../../nbs/21_datasets.sample.ipynb #73c64354
+# %% ../../nbs/21_datasets.sample.ipynb #1cff8b43
 class Lottery:
     "Weighted draws from many groups at once."
 
     def __init__(
         self,
-        groups: np.ndarray,  # (M,) int64 group of each ticket, 0..n_groups-1
+        groups: np.ndarray,  # (M,) integer group of each ticket, 0..n_groups-1
         nums: np.ndarray,  # (M,) what each ticket wins
         weights: np.ndarray,  # (M,) > 0
         n_groups: int,
     ) -> None:
         order = np.argsort(groups, kind="stable")
-        self.groups, self.nums = groups[order], nums[order].astype(np.int32)
-        self.ends = np.cumsum(np.bincount(self.groups, minlength=n_groups))
+        groups, weights, self.nums = groups[order], weights[order], nums[order].astype(np.int32)
+        self.ends = np.cumsum(np.bincount(groups, minlength=n_groups))
         if (np.diff(self.ends, prepend=0) == 0).any():
             raise ValueError(f"expected tickets in each of {n_groups} groups, got none in some; add some")
-        totals = np.bincount(self.groups, weights[order], n_groups)
-        self.steps = np.cumsum(weights[order] / totals[self.groups])  # group g ends at g + 1, up to rounding
+        totals = np.bincount(groups, weights, n_groups)
+        self.steps = np.cumsum(weights / totals[groups])  # group g ends at g + 1, up to rounding
 
     def draw(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # (E,) -> (E,) int32
         "One winner for each of the groups asked."
@@ -835,7 +835,7 @@ def draw_customers(n: int, n_tastes: int, n_visits: float, seed: int = 7) -> Cus
                      rng.random(n).astype(np.float32),
                      colour, start, stop, visits, np.clip(rng.normal(.7, .25, n), 0, 1).astype(np.float32))
 
-# %% ../../nbs/21_datasets.sample.ipynb #2e0110b3
+# %% ../../nbs/21_datasets.sample.ipynb #a16aa6e9
 CUSTOMER_COLUMNS = words("customer_id, FN, Active, club_member_status, fashion_news_frequency, age, postal_code")
 
 
@@ -849,11 +849,11 @@ def customer_table(customers: Customers, seed: int = 7) -> pa.Table:
     frequency = np.where(news, np.where(often < .002, 2, 1), np.where(often < .99, 0, 3))
     codes = hex_ids(max(1, n // 4), rng)
     yes = pa.array(["1.0", None])
-    columns = [pa.array(customers.ids.astype("U64")), yes.take(pa.array(~news * 1)), yes.take(pa.array(~(news & active) * 1)),
+    columns = [pa.array(customers.ids).cast(pa.string()), yes.take(pa.array(~news * 1)), yes.take(pa.array(~(news & active) * 1)),
                pa.array(["ACTIVE", "PRE-CREATE", "LEFT CLUB", None]).take(pa.array(status)),
                pa.array(["NONE", "Regularly", "Monthly", None]).take(pa.array(frequency)),
                pa.array(age.astype("U2"), mask=rng.random(n) < .0116),
-               pa.array(codes.astype("U64")).take(pa.array(rng.integers(0, len(codes), n)))]
+               pa.array(codes).cast(pa.string()).take(pa.array(rng.integers(0, len(codes), n)))]
     return pa.table(columns, names=CUSTOMER_COLUMNS)
 
 # %% ../../nbs/21_datasets.sample.ipynb #ebf3a8d0
@@ -871,7 +871,7 @@ def unpack(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     return (rest >> (_CUSTOMER_BITS + _ARTICLE_BITS), rest >> _ARTICLE_BITS & (1 << _CUSTOMER_BITS) - 1, rest & (1 << _ARTICLE_BITS) - 1,
             keys & 1)
 
-# %% ../../nbs/21_datasets.sample.ipynb #4cf48ce7
+# %% ../../nbs/21_datasets.sample.ipynb #256c12b1
 def season(weeks: np.ndarray, peak: float, strength: float) -> np.ndarray:
     "How much a week belongs to the season around a day of the year: 1 at its peak, exp(-2 strength) half a year away."
     day_of_year = (weeks * 7 + 262) % 365.25  # the shop opens on day 263 of its year
@@ -889,8 +889,8 @@ def week_lottery(articles: Articles, n_tastes: int) -> Lottery:
         for sign, peak in ((1, 190), (-1, 350)): odds = np.where(lean[sale] == sign, odds * 1.8 * season(week, peak, 1.0), odds)
         for size in (0, 1):
             fits = np.isin(articles.size[sale], (size, 2))
-            groups.append((week * n_tastes + articles.taste[sale].astype(np.int64)) * 2 + size)
-            nums.append(sale)
+            groups.append((week * n_tastes + articles.taste[sale].astype(np.int32)) * 2 + size)
+            nums.append(sale.astype(np.int32))
             weights.append(np.where(fits, odds, odds * .06))  # gifts
     return Lottery(np.concatenate(groups), np.concatenate(nums), np.concatenate(weights), N_WEEKS * n_tastes * 2)
 
@@ -958,7 +958,7 @@ def draw_block(
     keys = pack(day, who, article, (rng.random(len(who)) < customers.online[who]) * 1)
     return np.append(keys, rng.choice(keys, max(0, n_rows - len(keys))) if len(keys) else keys)
 
-# %% ../../nbs/21_datasets.sample.ipynb #eb2007fd
+# %% ../../nbs/21_datasets.sample.ipynb #ef6169c6
 def draw_purchases(customers: Customers, articles: Articles, pairs: np.ndarray, n_rows: int, seed: int = 7,
                    progress: bool = False) -> np.ndarray:
     "All purchases, packed and sorted."
@@ -968,11 +968,19 @@ def draw_purchases(customers: Customers, articles: Articles, pairs: np.ndarray, 
     upto = np.round(n_rows * (done / max(1, done[-1]))).astype(int)
     blocks = [draw_block(np.arange(bounds[b], bounds[b + 1]), upto[b + 1] - upto[b], customers, articles, pairs, lottery, _rng(seed, 6, b))
               for b in tqdm(range(len(bounds) - 1), "purchases", disable=not progress)]
-    keys = np.concatenate(blocks)
+    return _sorted(blocks)
+
+
+def _sorted(blocks: list[np.ndarray]) -> np.ndarray:
+    "The integers of all blocks, sorted; each block is let go once it is copied, so that they are never held twice."
+    keys, at = np.empty(sum(map(len, blocks)), np.int64), 0
+    while blocks:
+        block = blocks.pop()
+        keys[at : at + len(block)], at = block, at + len(block)
     keys.sort()
     return keys
 
-# %% ../../nbs/21_datasets.sample.ipynb #0a6c97cb
+# %% ../../nbs/21_datasets.sample.ipynb #e555afae
 TRANSACTION_COLUMNS = words("t_dat, customer_id, article_id, price, sales_channel_id")
 _PRICE_SCALE = 59_000  # cents per unit of the file's price
 ROWS_AT_ONCE = 500_000
@@ -995,7 +1003,7 @@ def write_csv(path: Path, columns: list[str], tables: Iterable[pa.Table]) -> int
 def transaction_tables(purchases: np.ndarray, customers: Customers, articles: Articles) -> Iterator[pa.Table]:
     "The rows of transactions_train.csv, some hundred thousand at a time."
     days = pa.array((np.datetime64(FIRST_DAY) + np.arange(N_DAYS)).astype("U10"))
-    people, things, channels = pa.array(customers.ids.astype("U64")), pa.array(articles.text_ids()), pa.array(["1", "2"])
+    people, things, channels = pa.array(customers.ids).cast(pa.string()), pa.array(articles.text_ids()), pa.array(["1", "2"])
     price_texts = pa.array([f"{cents / _PRICE_SCALE:.16g}" for cents in range(int(articles.cents.max()) + 1)])
     for start in range(0, len(purchases), ROWS_AT_ONCE):
         day, customer, article, online = unpack(purchases[start:start + ROWS_AT_ONCE])
@@ -1065,7 +1073,7 @@ def draw_items(n: int, seed: int = 7) -> Items:
                  born.astype(np.int16)[order],
                  gone.astype(np.int16)[order], weight[order], place[pairs], draw_tree(n_leaves, rng))
 
-# %% ../../nbs/21_datasets.sample.ipynb #b2e675e8
+# %% ../../nbs/21_datasets.sample.ipynb #ec7b267a
 CART_SHARE, BUY_SHARE, BOT_SHARE = .06, .4, .03  # carts per view, purchases per cart, share of events made by bots
 RR_KINDS = ("view", "addtocart", "transaction")
 
@@ -1073,10 +1081,10 @@ RR_KINDS = ("view", "addtocart", "transaction")
 class Clicks(NamedTuple):
     "The web shop's events as arrays, one entry per event, in order of time."
     ms: np.ndarray  # (E,) int64
-    visitor: np.ndarray  # (E,) int64
+    visitor: np.ndarray  # (E,) int32
     kind: np.ndarray  # (E,) int8 position in RR_KINDS
     item: np.ndarray  # (E,) int32 item num
-    session: np.ndarray  # (E,) int64
+    session: np.ndarray  # (E,) int32
 
 
 def _sessions(n_visitors: int, n_views: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -1084,7 +1092,7 @@ def _sessions(n_visitors: int, n_views: int, rng: np.random.Generator) -> tuple[
     length = max(1.0, min(3.2, .75 * n_views / n_visitors))
     n = max(n_visitors, round(n_views / length))
     zeal = rng.lognormal(0, 1.2, n_visitors)
-    visitor = np.concatenate([np.arange(n_visitors), rng.choice(n_visitors, n - n_visitors, p=zeal / zeal.sum())])
+    visitor = np.concatenate([np.arange(n_visitors), rng.choice(n_visitors, n - n_visitors, p=zeal / zeal.sum())]).astype(np.int32)
     first = rng.random(n_visitors) * RR_DAYS
     day = (first[visitor] + np.where(np.arange(n) < n_visitors, 0, rng.exponential(16, n))) % RR_DAYS
     day = np.floor(day)
@@ -1104,17 +1112,16 @@ def _viewed(visitor: np.ndarray, ms: np.ndarray, interests: np.ndarray, styles: 
     one, two = lottery.draw(groups, rng), lottery.draw(groups, rng)
     return np.where((items.style[one] == styles[visitor]) | (items.style[two] != styles[visitor]), one, two)
 
-# %% ../../nbs/21_datasets.sample.ipynb #0167db86
+# %% ../../nbs/21_datasets.sample.ipynb #6eed87be
 def _human_clicks(interests: np.ndarray, styles: np.ndarray, n_views: int, items: Items, rng: np.random.Generator) -> list[Clicks]:
     "The views of people, the views that always follow, the carts and the purchases."
     visitor, ms, views = _sessions(len(styles), n_views, rng)
     second = rng.random(len(visitor)) < .25
-    session = np.repeat(np.arange(len(visitor)), views)
+    session = np.repeat(np.arange(len(visitor), dtype=np.int32), views)
     who = visitor[session]
     item = _viewed(who, ms[session], interests[who, second[session] * 1], styles, items, rng)
-    gaps = rng.exponential(70_000, len(session)).astype(np.int64) + 40_000
-    total = np.cumsum(gaps)
-    at = ms[session] + total - total[np.searchsorted(session, session)]
+    at = np.cumsum(rng.exponential(70_000, len(session)).astype(np.int64) + 40_000)
+    at += (ms - at[np.searchsorted(session, np.arange(len(visitor)))])[session]  # the first view of a session is its start
     seen = Clicks(at, who, np.zeros(len(at), np.int8), item, session)
     follower = np.full(len(items.ids), -1)
     follower[items.pairs[:, 0]] = items.pairs[:, 1]
@@ -1128,17 +1135,17 @@ def _human_clicks(interests: np.ndarray, styles: np.ndarray, n_views: int, items
     bought = later(carts, np.flatnonzero(rng.random(len(carts.ms)) < BUY_SHARE), (60, 900), 2)
     return [seen, following, carts, bought]
 
-# %% ../../nbs/21_datasets.sample.ipynb #c7f1f30c
+# %% ../../nbs/21_datasets.sample.ipynb #cf0e6faa
 def _bot_clicks(bots: np.ndarray, n: int, first_session: int, n_items: int, rng: np.random.Generator) -> Clicks:
     "n views by bots: every ten seconds the next item, whatever it is."
     which = np.sort(rng.integers(0, len(bots), n))
     at = np.arange(n) - np.searchsorted(which, which)
     start = RR_START_MS + (rng.random(len(bots)) * (RR_DAYS - 8) * 86_400_000).astype(np.int64)
     step = 10_000 if n < 60_000 * len(bots) else 600_000 * len(bots) // n * 1000
-    return Clicks(start[which] + at * step, bots[which], np.zeros(n, np.int8), rng.integers(0, n_items, n).astype(np.int32),
-                  first_session + which)
+    return Clicks(start[which] + at * step, bots[which].astype(np.int32), np.zeros(n, np.int8), rng.integers(0, n_items, n).astype(np.int32),
+                  (first_session + which).astype(np.int32))
 
-# %% ../../nbs/21_datasets.sample.ipynb #776ccf71
+# %% ../../nbs/21_datasets.sample.ipynb #0bf22afc
 def _together(parts: list[Clicks]) -> Clicks:
     "Several lots of events as one."
     return Clicks(*(np.concatenate(a) for a in zip(*parts, strict=True)))
@@ -1152,10 +1159,11 @@ def draw_clicks(n_visitors: int, n_events: int, items: Items, seed: int = 7) -> 
     interests = np.stack([first, (first + 1 + rng.integers(0, 3, len(first))) % n_leaves], 1)
     styles = rng.integers(0, STYLES, len(first)).astype(np.int8)
     people = _together(_human_clicks(interests, styles, n_events, items, rng))
-    upto = np.cumsum(np.bincount(people.session))[people.session]  # sessions 0.. are every visitor's first one
-    people = Clicks(*(a[upto <= n_events * (1 - BOT_SHARE)] for a in people))
+    drawn = np.cumsum(np.bincount(people.session)) <= n_events * (1 - BOT_SHARE)  # sessions 0.. are every visitor's first one
+    people = Clicks(*(a[drawn[people.session]] for a in people))
     robots = _bot_clicks(len(first) + np.arange(n_bots), n_events - len(people.ms), int(people.session.max()) + 1, len(items.ids), rng)
     clicks = _together([people, robots])
+    del people, robots
     order = np.lexsort((clicks.item, clicks.kind, clicks.visitor, clicks.ms))
     return Clicks(*(a[order] for a in clicks)), interests, len(first) + np.arange(n_bots)
 
@@ -1236,10 +1244,10 @@ def write_tree(path: Path, tree: np.ndarray) -> None:
     rows = [f"{category},{'' if parent < 0 else parent}" for category, parent in tree.tolist()]
     path.write_text("\n".join(["categoryid,parentid", *sorted(rows)]) + "\n")
 
-# %% ../../nbs/21_datasets.sample.ipynb #ff01385a
+# %% ../../nbs/21_datasets.sample.ipynb #a83653dc
 def _hm(folder: Path, customers: int, articles: int, transactions: int, seed: int, images: bool, size: tuple[int, int],
-        progress: bool) -> tuple[dict, dict]:
-    "Draw the fashion shop; returns counts and truth."
+        progress: bool) -> tuple[dict, Callable[[], dict]]:
+    "Draw the fashion shop; returns counts, and what tells the truth."
     folder.mkdir(parents=True)
     pairs, shelf = draw_pairs(draw_articles(articles, seed), seed)
     people = draw_customers(customers, int(shelf.taste.max()) + 1, transactions * FRESH / BASKET, seed)
@@ -1250,32 +1258,42 @@ def _hm(folder: Path, customers: int, articles: int, transactions: int, seed: in
     rows = write_csv(folder / "transactions_train.csv", TRANSACTION_COLUMNS,
                      tqdm(transaction_tables(purchases, people, shelf), "transactions", disable=not progress))
     pictures = write_pictures(shelf, folder / "images", size, seed, progress) if images else 0
-    ids, names, person_ids = shelf.text_ids(), np.array([t.name for t in TASTES]), people.ids.astype("U64")
-    new_people = person_ids[people.start >= np.cumsum(day_shares())[N_DAYS - 8]]
-    truth = {"pairs": ids[pairs].tolist(), "pair_days": PAIR_DAYS,
-             "article_taste": dict(zip(ids.tolist(), names[shelf.taste].tolist(), strict=True)),
-             "customer_taste": dict(zip(person_ids.tolist(), names[people.tastes[:, 0]].tolist(), strict=True)),
-             "new_articles": ids[shelf.born == N_WEEKS - 1].tolist(), "new_customers": new_people.tolist()}
-    return {"customers": customers, "articles": articles, "transactions": rows, "images": pictures}, truth
+    return {"customers": customers, "articles": articles, "transactions": rows, "images": pictures}, partial(_hm_truth, shelf, people, pairs)
 
-# %% ../../nbs/21_datasets.sample.ipynb #afaa9b63
-def _rr(folder: Path, visitors: int, events: int, seed: int, progress: bool) -> tuple[dict, dict]:
-    "Draw the web shop; returns counts and truth."
+
+def _hm_truth(shelf: Articles, people: Customers, pairs: np.ndarray) -> dict:
+    "What was planted in the fashion shop."
+    ids, names, person_ids = shelf.text_ids(), np.array([t.name for t in TASTES]), pa.array(people.ids).cast(pa.string())
+    new_people = person_ids.filter(pa.array(people.start >= np.cumsum(day_shares())[N_DAYS - 8]))
+    return {"pairs": ids[pairs].tolist(), "pair_days": PAIR_DAYS,
+            "article_taste": dict(zip(ids.tolist(), names[shelf.taste].tolist(), strict=True)),
+            "customer_taste": dict(zip(person_ids.to_pylist(), names.astype(object)[people.tastes[:, 0]].tolist(), strict=True)),
+            "new_articles": ids[shelf.born == N_WEEKS - 1].tolist(), "new_customers": new_people.to_pylist()}
+
+# %% ../../nbs/21_datasets.sample.ipynb #d302d16d
+def _rr(folder: Path, visitors: int, events: int, seed: int, progress: bool) -> tuple[dict, Callable[[], dict]]:
+    "Draw the web shop; returns counts, and what tells the truth."
     folder.mkdir(parents=True)
     items = draw_items(max(60, events // 7), seed)
     clicks, interests, bots = draw_clicks(visitors, events, items, seed)
     visitor_ids = _rng(seed, 15).permutation(visitors)
     unknown = unknown_items(clicks, len(items.ids), seed)
     rows = write_csv(folder / "events.csv", EVENT_COLUMNS, event_tables(clicks, visitor_ids, items))
+    del clicks
     properties = write_properties(folder, items, unknown, seed, progress)
     write_tree(folder / "category_tree.csv", items.tree)
-    leaves = items.tree[-(int(items.leaf.max()) + 1):, 0]
-    truth = {"pairs": items.ids[items.pairs].tolist(), "bots": visitor_ids[bots].tolist(), "unknown_items": items.ids[unknown].tolist(),
-             "item_category": dict(zip(map(str, items.ids.tolist()), leaves[items.leaf].tolist(), strict=True)),
-             "visitor_category": dict(zip(map(str, visitor_ids[:len(interests)].tolist()), leaves[interests[:, 0]].tolist(), strict=True))}
-    return {"rr_visitors": visitors, "rr_items": len(items.ids), "rr_events": rows, "rr_properties": properties}, truth
+    counts = {"rr_visitors": visitors, "rr_items": len(items.ids), "rr_events": rows, "rr_properties": properties}
+    return counts, partial(_rr_truth, items, visitor_ids, interests[:, 0].copy(), bots, unknown)
 
-# %% ../../nbs/21_datasets.sample.ipynb #387c2864
+
+def _rr_truth(items: Items, visitor_ids: np.ndarray, interests: np.ndarray, bots: np.ndarray, unknown: np.ndarray) -> dict:
+    "What was planted in the web shop."
+    leaves = items.tree[-(int(items.leaf.max()) + 1):, 0]
+    return {"pairs": items.ids[items.pairs].tolist(), "bots": visitor_ids[bots].tolist(), "unknown_items": items.ids[unknown].tolist(),
+            "item_category": dict(zip(map(str, items.ids.tolist()), leaves[items.leaf].tolist(), strict=True)),
+            "visitor_category": dict(zip(map(str, visitor_ids[:len(interests)].tolist()), leaves[interests].tolist(), strict=True))}
+
+# %% ../../nbs/21_datasets.sample.ipynb #1029d434
 def _check_sizes(sizes: dict[str, int]) -> None:
     "Refuse sizes the shops cannot have."
     bounds = {"customers": (50, 1 << _CUSTOMER_BITS), "articles": (60, 1 << _ARTICLE_BITS), "transactions": (500, 10**9),
@@ -1289,6 +1307,14 @@ def _check_sizes(sizes: dict[str, int]) -> None:
                             "raise --rr-events")
 
 
+def size_of(text: str) -> tuple[int, int]:
+    "Width and height of `1166x1750`."
+    sides = [int(side) if side.isdecimal() else 0 for side in text.split("x")]
+    if len(sides) != 2 or not all(16 <= side <= 4096 for side in sides):
+        raise SettingsError(f"expected an image size like 160x240, 16 to 4,096 pixels a side, got {text!r}; Kaggle's pictures are 1166x1750")
+    return sides[0], sides[1]
+
+
 def _replace(drawn: Path, folder: Path) -> None:
     "Move the drawn shops to their place, replacing earlier drawn ones."
     (folder / "truth.json").unlink(missing_ok=True)
@@ -1297,23 +1323,33 @@ def _replace(drawn: Path, folder: Path) -> None:
         (drawn / name).rename(folder / name)
     drawn.rmdir()
 
-# %% ../../nbs/21_datasets.sample.ipynb #0bfbef7a
+# %% ../../nbs/21_datasets.sample.ipynb #a177f1b8
+class FullSize(NamedTuple):
+    "How large the real web shop is."
+    visitors: int
+    events: int
+
+
+FULL_RR = FullSize(1_407_580, 2_756_101)
+
+
 def draw_sample(
     folder: Path,  # gets hm_raw/, rr_raw/ and truth.json
     customers: int = 3000,
     articles: int = 1500,
     transactions: int | None = None,  # default: 25 per customer; under 3 each there are more, as each comes once
-    rr_visitors: int | None = None,  # default: as many as customers
-    rr_events: int | None = None,  # default: 10 per visitor
+    rr_visitors: int | None = None,  # default: as many as customers, at most as many as RetailRocket has
+    rr_events: int | None = None,  # default: 10 per visitor, or what RetailRocket has
     seed: int = 7,
     images: bool = True,
     image_size: tuple[int, int] = (160, 240),  # width, height in pixels
     progress: bool = True,
 ) -> dict[str, int]:
     "Draw both shops in their raw layouts; returns how many of everything."
-    visitors = customers if rr_visitors is None else rr_visitors
+    visitors = min(customers, FULL_RR.visitors) if rr_visitors is None else rr_visitors
+    events = max(visitors, min(10 * visitors, FULL_RR.events)) if rr_events is None else rr_events
     sizes = {"customers": customers, "articles": articles, "transactions": 25 * customers if transactions is None else transactions,
-             "rr_visitors": visitors, "rr_events": 10 * visitors if rr_events is None else rr_events}
+             "rr_visitors": visitors, "rr_events": events}
     _check_sizes(sizes)
     foreign = [n for n in ("hm_raw", "rr_raw") if (folder / n).exists() and not (folder / "truth.json").exists()]
     if foreign:
@@ -1325,6 +1361,7 @@ def draw_sample(
     rr_counts, rr_truth = _rr(drawn / "rr_raw", visitors, sizes["rr_events"], seed, progress)
     counts = hm_counts | rr_counts
     asked = sizes | {"seed": seed, "images": images, "image_size": list(image_size)}
-    (drawn / "truth.json").write_text(json.dumps({"asked": asked, "counts": counts, "hm": hm_truth, "rr": rr_truth}, indent=1))
+    with (drawn / "truth.json").open("w") as file:
+        json.dump({"asked": asked, "counts": counts, "hm": hm_truth(), "rr": rr_truth()}, file, indent=1)
     _replace(drawn, folder)
     return counts

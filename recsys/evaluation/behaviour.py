@@ -10,7 +10,7 @@ __all__ = ['Shelf', 'N_LISTED', 'N_ASKED', 'N_SHOWN', 'CHILD', 'LEAST_BOUGHT', '
            'crowded', 'Behaviour', 'behaviour', 'checks_table', 'check_part', 'check_html', 'behaviour_section',
            'behaviour_record']
 
-# %% ../../nbs/83_evaluation.behaviour.ipynb #e05f1562
+# %% ../../nbs/83_evaluation.behaviour.ipynb #8ec7b092
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +27,7 @@ from .protocol import Protocol, draw_means, interval
 from .report import N_TILES, Field, Section, Tile, Tiles, matrix, render
 from ..page import Cell, Page, Part
 from ..scorers.base import Missing, Scorer
+from ..scorers.hybrid import ask_all
 
 # %% ../../nbs/83_evaluation.behaviour.ipynb #0cad9bbb
 class Result(NamedTuple):
@@ -73,7 +74,7 @@ class Check:
         told = self.reason or ", ".join(f"{each.strategy} {each.value:.2f} ({each.verdict})" for each in self.results)
         return f"Check {self.name}: {told}"
 
-# %% ../../nbs/83_evaluation.behaviour.ipynb #4e092f75
+# %% ../../nbs/83_evaluation.behaviour.ipynb #9f9f832b
 N_LISTED = 12
 N_ASKED = 200  # users of a check
 N_SHOWN = 2  # of them with pictures
@@ -103,7 +104,7 @@ class Bench:
     def ask(self, queries: Queries, rows: np.ndarray) -> dict[str, np.ndarray]:
         "strategy -> (n, 12) lists for these queries under the rules of these rows of the protocol."
         exclude = None if self.protocol.exclude is None else self.protocol.exclude[rows]
-        return {name: scorer.top_k(queries, N_LISTED, self.protocol.allowed, exclude).nums for name, scorer in self.scorers.items()}
+        return {name: top.nums for name, top in ask_all(self.scorers, queries, N_LISTED, self.protocol.allowed, exclude).items()}
 
 
 def nameless(queries: Queries) -> Queries:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['als_tower']
 
-# %% ../../nbs/pipeline/12_als_tower.ipynb #b9757c36
+# %% ../../nbs/pipeline/12_als_tower.ipynb #7e9814cc
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +16,10 @@ from ..data.split import load_window
 from ..scorers.als import AlsScorer
 from ..scorers.towers import als_start
 from ..towers.model import TowerConfig, width_of
-from ..towers.pairs import MAX_PAIRS, TowerShop, read_pairs
-from ..towers.train import TrainDials, save_trained, why_not
+from ..towers.pairs import MAX_PAIRS, TowerShop, hold_out_newest, read_pairs
+from ..towers.train import N_VALID, TrainDials, save_trained, thin, why_not
 
-# %% ../../nbs/pipeline/12_als_tower.ipynb #c599af70
+# %% ../../nbs/pipeline/12_als_tower.ipynb #a29acafb
 @threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def als_tower(
     inputs: Mapping[str, Path],
@@ -34,17 +34,19 @@ def als_tower(
 ) -> dict:
     "Fine-tune towers on the ALS vectors of each shop; write `als_finetuned_<shop>` and `loss.json`."
     summary, losses = {}, {}
-    dials = TrainDials(epochs, learning_rate, batch_size, seed, MAX_PAIRS // 5)  # a fold-in for every user and moment: fewer pairs
+    dials = TrainDials(epochs, learning_rate, batch_size, seed)
     for name in json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8")):
         interactions, catalog, _ = load_window(inputs, name, window)
         als = AlsScorer.load(inputs["als_import"], interactions)
         shop = TowerShop.of(interactions, als.item_vectors, als.items.space, catalog)
-        pairs = read_pairs(Path(inputs["train_pairs"]) / f"train_pairs_{name}")
+        pairs = hold_out_newest(read_pairs(Path(inputs["train_pairs"]) / f"train_pairs_{name}"), N_VALID, seed)
+        held_out = pairs["is_valid"].to_numpy()
+        pairs = thin(pairs, interactions, MAX_PAIRS // 2, seed)  # a fold-in for every user and moment: the same few pairs in each epoch
         reason = why_not(shop, pairs, needs_history=True)
         size = als.item_vectors.shape[1]
         config = TowerConfig({name: size}, "als", size, spaces={name: als.items.space}, widths={} if reason else {name: width_of(als.item_vectors)})
         summary[name] = save_trained({} if reason else {name: shop}, {name: pairs}, config, dials, {name: reason} if reason else {}, out_dir,
-                                     work_dir, f"als_finetuned_{name}", {name: als_start(als)})  # fmt: skip
+                                     work_dir, f"als_finetuned_{name}", {} if reason else {name: als_start(als, held_out)})  # fmt: skip
         losses |= json.loads((Path(out_dir) / "loss.json").read_text(encoding="utf-8"))
     (Path(out_dir) / "loss.json").write_text(json.dumps(losses, indent=1), encoding="utf-8")
     return summary

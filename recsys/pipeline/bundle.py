@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['about_shop', 'bundle']
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #4cf62836
+# %% ../../nbs/pipeline/15_bundle.ipynb #82b8536f
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ..data.split import read_cutoffs
 from ..scorers.base import Missing
-from ..serving.bundle import SHOWN, Shop, load_shop, refuse_two_runs, write_bundle
+from ..serving.bundle import SHOWN, Shop, load_shop, refuse_two_runs, write_bundle, write_served
 
-# %% ../../nbs/pipeline/15_bundle.ipynb #3273d57d
+# %% ../../nbs/pipeline/15_bundle.ipynb #6051da35
 def about_shop(spoken: Mapping[str, object], cutoff: Mapping[str, object], shop: Shop | None = None) -> dict:
     "What `bundle.json` says of a shop."
     said = {name: spoken.get(name) for name in SHOWN} | {"cutoff": dict(cutoff)}
@@ -26,7 +26,7 @@ def about_shop(spoken: Mapping[str, object], cutoff: Mapping[str, object], shop:
     return said | sizes | {"strategies": strategies}
 
 
-def bundle(inputs: Mapping[str, Path], out_dir: Path, *, repeat: str = "", dials: Mapping[str, object] | None = None) -> dict:
+def bundle(inputs: Mapping[str, Path], out_dir: Path, *, repeat: str = "", dials: Mapping[str, object] | None = None, rules: str = "") -> dict:
     "Gather what answers questions, load it once, and say what is there."
     refuse_two_runs(inputs)
     read = lambda step, name: json.loads((Path(inputs[step]) / name).read_text(encoding="utf-8"))
@@ -37,5 +37,6 @@ def bundle(inputs: Mapping[str, Path], out_dir: Path, *, repeat: str = "", dials
     write_bundle(inputs, out_dir, first, dials=dict(dials or {}))
     shops = {name: load_shop(Path(out_dir), name, first[name], Path.cwd(), dials) for name in spoken}
     final = {name: about_shop(said | policies[name], cutoffs.get(name, {}), shops[name]) for name, said in spoken.items()}
-    record = write_bundle(inputs, out_dir, final, dials=dict(dials or {}))
+    served = [name for shop in shops.values() for name in write_served(shop, Path(out_dir))]
+    record = write_bundle(inputs, out_dir, final, rules=rules or None, served=served, dials=dict(dials or {}))
     return {"version": record["version"], "n_files": len(record["files"]), "bytes": sum(file["bytes"] for file in record["files"].values())}

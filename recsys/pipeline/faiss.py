@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['faiss']
 
-# %% ../../nbs/pipeline/08_faiss.ipynb #01f5c1bd
+# %% ../../nbs/pipeline/08_faiss.ipynb #7724bba3
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..content.fuse import IMAGE_DIMS, IMAGE_WEIGHT, TEXT_DIMS, Fused, fuse
+from ..content.fuse import IMAGE_DIMS, IMAGE_WEIGHT, TEXT_DIMS, fuse
 from ..data.schema import ITEMS, read_table
+from ..search import Landing, landing_path
 from ..vectors.index import ItemIndex, ShopIndex
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/pipeline/08_faiss.ipynb #81687b10
+# %% ../../nbs/pipeline/08_faiss.ipynb #0177b3e4
 def faiss(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -25,14 +26,18 @@ def faiss(
     text_dims: int = TEXT_DIMS,
     kind: str = "auto",
 ) -> dict:
-    "Write `item_vectors_<shop>`, `faiss_items_<shop>` and the router `faiss_items.json` (and `_select` where texts are dated)."
+    "Write `item_vectors_<shop>`, `faiss_items_<shop>`, the router `faiss_items.json` (and `_select` where texts are dated) and `landing_<shop>`."
     shops, summary = json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8")), {}
     for window in ("_select", ""):
         dated = lambda name, window=window: (Path(inputs["text_embeddings"]) / f"text_embeddings_{name}{window}.safetensors").exists()
         stems = {name: f"{name}{window}" for name in shops if window == "" or dated(name)}
-        fused = {name: _fused(inputs, name, window, image_weight, image_dims, text_dims) for name in stems}
+        tables = {name: _tables(inputs, name, window) for name in stems}
+        sizes = {name: _n_items(inputs, name, window) for name in stems}
+        fused = {name: fuse(tables[name].get("image"), tables[name].get("text"), sizes[name], image_weight, image_dims, text_dims) for name in stems}
         for name, one in fused.items():
             one.table.save(Path(out_dir) / f"item_vectors_{stems[name]}.safetensors")
+            if not window:
+                Landing.of(one, tables[name], _encoders(inputs)).save(landing_path(out_dir, name))  # how a question gets there
             summary |= {f"{stems[name]}_{key}": n for key, n in one.counts.items()}
         if fused or not window:
             indexes = {name: ItemIndex.build(one.table, kind) for name, one in fused.items()}
@@ -40,10 +45,18 @@ def faiss(
     return summary
 
 
-def _fused(inputs: Mapping[str, Path], name: str, window: str, image_weight: float, image_dims: int, text_dims: int) -> Fused:
+def _tables(inputs: Mapping[str, Path], name: str, window: str) -> dict[str, VectorTable]:
     paths = {"image": Path(inputs["image_embeddings"]) / f"image_embeddings_{name}.safetensors",
              "text": Path(inputs["text_embeddings"]) / f"text_embeddings_{name}{window}.safetensors"}  # fmt: skip
-    tables = {role: VectorTable.load(path) if path.exists() else None for role, path in paths.items()}
+    return {role: VectorTable.load(path) for role, path in paths.items() if path.exists()}
+
+
+def _n_items(inputs: Mapping[str, Path], name: str, window: str) -> int:
     items = Path(inputs["split"]) / f"items_{name}{window}.parquet"
-    items = items if items.exists() else Path(inputs["split"]) / f"items_{name}.parquet"
-    return fuse(tables["image"], tables["text"], len(read_table(items, ITEMS, ["item_id"])), image_weight, image_dims, text_dims)
+    return len(read_table(items if items.exists() else Path(inputs["split"]) / f"items_{name}.parquet", ITEMS, ["item_id"]))
+
+
+def _encoders(inputs: Mapping[str, Path]) -> dict[str, dict]:
+    "What the steps before say of the encoders they took."
+    paths = {role: Path(inputs[f"{role}_embeddings"]) / "encoder.json" for role in ("image", "text")}
+    return {role: json.loads(path.read_text(encoding="utf-8")) for role, path in paths.items() if path.exists()}

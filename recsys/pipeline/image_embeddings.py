@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['image_embeddings']
 
-# %% ../../nbs/pipeline/06_image_embeddings.ipynb #578f0d53
+# %% ../../nbs/pipeline/06_image_embeddings.ipynb #7478cdb4
 import csv
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,11 +18,14 @@ import pyarrow.compute as pc
 
 from ..content.encoders import NO_WEIGHTS, load_encoder
 from ..content.images import embed_images
+from ..content.spread import spread_images
 from ..data.schema import ITEMS, read_table
+from ..data.spark import spark_session
 from ..runs import project_dir
 from ..store import write_json
+from ..vectors.given import GIVEN, bring_vectors
 
-# %% ../../nbs/pipeline/06_image_embeddings.ipynb #9134eed1
+# %% ../../nbs/pipeline/06_image_embeddings.ipynb #3a22a676
 def image_embeddings(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -29,29 +33,41 @@ def image_embeddings(
     work_dir: str | Path = "",
     encoder: str = "auto",
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int = 32,
+    image_vectors: Path | str = "",
+    engine: str = "duckdb",
 ) -> dict:
     "Write `image_embeddings_<shop>.safetensors` of each shop with pictures, `broken_images.csv` and `encoder.json`."
+    known = lambda: read_table(Path(inputs["events"]) / "items.parquet", ITEMS, ["item_id", "dataset", "raw_id"])
+    given = bring_vectors(image_vectors, known(), out_dir, "image_embeddings") if image_vectors else {}
     shops = json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8"))
     table = read_table(Path(inputs["events"]) / "items.parquet", ITEMS, ["item_id", "dataset", "image"])
     items = {name: table.filter(pc.and_(pc.equal(table["dataset"], name), pc.is_valid(table["image"]))) for name in shops}
-    wanted = {name: rows for name, rows in items.items() if len(rows) and shops[name].get("image_root")}
+    wanted = {name: rows for name, rows in items.items() if len(rows) and shops[name].get("image_root") and name not in given}
     model = load_encoder(encoder, device, text=False) if wanted else None
-    about = model.about if model else {"asked": encoder, "taken": None, "why": "no shop here has pictures", "licence": NO_WEIGHTS}
+    none = {"asked": encoder, "taken": None, "why": "no shop here has pictures", "licence": NO_WEIGHTS}
+    about = model.about if model else dict(GIVEN) if given else none
+    about["shops"] = dict(given)
+    embed = partial(spread_images, spark_session()) if wanted and engine == "spark" else embed_images
     broken, parts = [], {"parts_reused": 0, "parts_thrown_away": 0}
     with tempfile.TemporaryDirectory() as scratch:
         for name, rows in wanted.items():
-            found = embed_images(*_places(rows, project_dir() / shops[name]["image_root"]), model.image, Path(work_dir or scratch) / name, batch_size)
+            found = embed(*_places(rows, project_dir() / shops[name]["image_root"]), model.image, Path(work_dir or scratch) / name, batch_size)
             found.table.save(Path(out_dir) / f"image_embeddings_{name}.safetensors")
             parts = {"parts_reused": parts["parts_reused"] + found.reused, "parts_thrown_away": parts["parts_thrown_away"] + found.thrown_away}
             images = dict(zip(rows["item_id"].to_pylist(), rows["image"].to_pylist(), strict=True))
             broken += [(name, one.item_id, images[one.item_id], one.reason) for one in found.broken]
-            about.setdefault("shops", {})[name] = {"named": len(rows), "with_vector": len(found.table), "broken": len(found.broken)}
-    with (Path(out_dir) / "broken_images.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("dataset", "item_id", "image", "reason"), *broken])
+            about["shops"][name] = {"named": len(rows), "with_vector": len(found.table), "broken": len(found.broken)}
+    _list_broken(broken, out_dir)
     write_json(about, Path(out_dir) / "encoder.json")
     why = {name: about[name] for name in ("why", "determinism") if name in about}
-    return {"encoder": about["taken"], **why, **parts, **{f"{name}_{key}": n for name, one in about.get("shops", {}).items() for key, n in one.items()}}
+    counts = {f"{name}_{key}": n for name, one in about["shops"].items() for key, n in one.items() if key in ("named", "with_vector", "broken")}
+    return {"encoder": about["taken"], **why, **parts, **counts}
+
+
+def _list_broken(broken: Sequence[tuple], out_dir: Path) -> None:
+    with (Path(out_dir) / "broken_images.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("dataset", "item_id", "image", "reason"), *broken])
 
 
 def _places(rows: pa.Table, root: Path) -> tuple:

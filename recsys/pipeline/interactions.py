@@ -5,13 +5,18 @@
 # %% auto #0
 __all__ = ['interactions']
 
-# %% ../../nbs/pipeline/03_interactions.ipynb #a80f2822
+# %% ../../nbs/pipeline/03_interactions.ipynb #3fe18642
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..data.engine import open_engine
+from ..data.gather import gather_window
 from ..data.split import datasets, export_interactions, window_interactions
 
-# %% ../../nbs/pipeline/03_interactions.ipynb #140e4efe
-def interactions(inputs: Mapping[str, Path], out_dir: Path, *, window: str = "final") -> dict:
+# %% ../../nbs/pipeline/03_interactions.ipynb #4576943b
+def interactions(inputs: Mapping[str, Path], out_dir: Path, *, window: str = "final", engine: str = "duckdb") -> dict:
     "Write the interactions of each shop in this window, with id maps and the hash ALS factors must come back with."
-    return {name: export_interactions(window_interactions(inputs, name, window), Path(out_dir), window) for name in datasets(inputs)}
+    if engine == "duckdb":  # what fits into memory is sorted there
+        return {name: export_interactions(window_interactions(inputs, name, window), Path(out_dir), window) for name in datasets(inputs)}
+    with open_engine(engine, out_dir) as running:
+        return {name: export_interactions(gather_window(running, inputs, name, window), Path(out_dir), window) for name in datasets(inputs)}

@@ -15,7 +15,7 @@ from ..data.engine import open_engine
 from ..data.sessions import Rules
 from ..data.split import datasets, split_shop
 
-# %% ../../nbs/pipeline/02_split.ipynb #b1afefd3
+# %% ../../nbs/pipeline/02_split.ipynb #e2200410
 def split(
     inputs: Mapping[str, Path],
     out_dir: Path,
@@ -27,13 +27,14 @@ def split(
     session_gap_minutes: int = 60,
     session_events: Sequence[str] = (),
     min_item_events: int = 5,
+    engine: str = "duckdb",
     seed: int = 7,
 ) -> dict:
     "Split the events of each shop and read its items as of the cutoffs."
     out, cutoffs, counts, rules = Path(out_dir), {}, {}, Rules(session_gap_minutes, session_events, min_item_events)
-    with open_engine(work=out, in_order=True) as engine:
+    with open_engine(engine, out, in_order=True) as running:
         for name, about in datasets(inputs).items():
-            found, counts[name] = split_shop(engine, Path(inputs["events"]), out, name, about, split, test_days, valid_days, seed, weeks_back, rules)
+            found, counts[name] = split_shop(running, Path(inputs["events"]), out, name, about, split, test_days, valid_days, seed, weeks_back, rules)
             cutoffs[name] = asdict(found)
     (out / "cutoffs.json").write_text(json.dumps(cutoffs, indent=1))
     return counts

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARES', 'BLOCK_DIMS', 'SAYS', 'WINDOWS', 'text_embeddings']
 
-# %% ../../nbs/pipeline/07_text_embeddings.ipynb #802a0029
+# %% ../../nbs/pipeline/07_text_embeddings.ipynb #c07f2162
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -16,11 +16,14 @@ import pyarrow.compute as pc
 
 from ..content.encoders import NO_WEIGHTS, Encoder, load_encoder
 from ..content.fuse import join
+from ..content.spread import SpreadTexts
 from ..content.texts import TextVectors, embed_texts, embed_tokens
 from ..data.schema import ITEMS, read_table
+from ..data.spark import spark_session
 from ..store import write_json
+from ..vectors.given import GIVEN, bring_vectors
 
-# %% ../../nbs/pipeline/07_text_embeddings.ipynb #ba495945
+# %% ../../nbs/pipeline/07_text_embeddings.ipynb #3098654e
 # H&M, items nobody had bought, recall@12 over three windows before the test days: MiniLM .084, words .091, with pictures .107; .121 with
 # pairs of words counted too and as many numbers as here
 SHARES = {"sentences": 0.3, "words": 0.7}
@@ -35,24 +38,31 @@ def text_embeddings(
     *,
     encoder: str = "auto",
     device: str = "auto",
+    text_vectors: Path | str = "",
+    engine: str = "duckdb",
     seed: int = 7,
 ) -> dict:
     "Write `text_embeddings_<shop>.safetensors` (and `_select`) of each shop with texts, and `encoder.json`."
+    known = lambda: read_table(Path(inputs["events"]) / "items.parquet", ITEMS, ["item_id", "dataset", "raw_id"])
+    given = bring_vectors(text_vectors, known(), out_dir, "text_embeddings") if text_vectors else {}
     shops = json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8"))
-    kind_of = {name: shop.get("text_kind") or "natural" for name, shop in shops.items()}
+    kind_of = {name: shop.get("text_kind") or "natural" for name, shop in shops.items() if name not in given}
     wanted = [(name, window, SAYS[kind]) for name, kind in kind_of.items() for window in WINDOWS]
     tables = {f"{name}{window}": items for name, window, says in wanted if (items := _items(Path(inputs["split"]), name, window, says)) is not None}
     kinds = {stem: kind_of[stem.removesuffix("_select")] for stem in tables}
     model = load_encoder(encoder, device, image=False) if "natural" in kinds.values() else None
+    if engine == "spark" and model is not None and model.text is not None:
+        model.text = SpreadTexts(spark_session(), model.text)
     none = {"asked": encoder, "taken": "tfidf", "why": "no shop here has texts in a natural language", "licence": NO_WEIGHTS}
-    about = model.about if model else none
+    about = model.about if model else none if kind_of else dict(GIVEN)
+    about["shops"] = dict(given)
     for stem, items in tables.items():
         found = _embed(items, kinds[stem], model, seed)
         found.table.save(Path(out_dir) / f"text_embeddings_{stem}.safetensors")
-        about.setdefault("shops", {})[stem] = {"kind": kinds[stem], "space": found.table.space, "dims": found.table.dims, **found.about}
+        about["shops"][stem] = {"kind": kinds[stem], "space": found.table.space, "dims": found.table.dims, **found.about}
     write_json(about, Path(out_dir) / "encoder.json")
     why = {name: about[name] for name in ("why", "determinism") if name in about}
-    return {"encoder": about["taken"], **why, **{f"{stem}_with_vector": one["with_vector"] for stem, one in about.get("shops", {}).items()}}
+    return {"encoder": about["taken"], **why, **{f"{stem}_with_vector": one["with_vector"] for stem, one in about["shops"].items()}}
 
 
 def _items(folder: Path, dataset: str, window: str, says: Sequence[str]) -> pa.Table | None:

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['read_attributes', 'content_shop', 'two_tower']
 
-# %% ../../nbs/pipeline/11_two_tower.ipynb #955b15cc
+# %% ../../nbs/pipeline/11_two_tower.ipynb #ba8969d6
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from ..data.split import load_window
 from ..errors import MissingFileError, StrategyError
 from ..towers.model import TowerConfig, width_of
 from ..towers.pairs import ATTRIBUTES, NOTHING_KNOWN, Attributes, TowerShop, attribute_buckets, read_pairs
-from ..towers.train import TrainDials, save_trained, why_not
+from ..towers.together import PROCESSES, train_together
+from ..towers.train import TrainDials, save_trained, train_towers, why_not
 from ..vectors.table import VectorTable
 
-# %% ../../nbs/pipeline/11_two_tower.ipynb #026bd73c
+# %% ../../nbs/pipeline/11_two_tower.ipynb #405066df
 def read_attributes(events_dir: Path, dataset: str) -> Attributes:
     "What the shop says of its users."
     if not (path := Path(events_dir) / "users.parquet").exists():
@@ -62,6 +64,8 @@ def two_tower(
     batch_size: int = 1024,
     temperature: float = 0.1,
     seed: int = 7,
+    engine: str = "duckdb",
+    processes: int = PROCESSES,
 ) -> dict:
     "Train the content towers; write `content_two_tower_<shop or combined>` and `loss.json`."
     names = list(json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8")))
@@ -77,4 +81,6 @@ def two_tower(
                          spaces={name: shop.space for name, shop in shops.items()},
                          widths={name: width_of(shop.vectors) for name, shop in shops.items()})  # fmt: skip
     dials = TrainDials(epochs, learning_rate, batch_size, seed)
-    return save_trained(shops, pairs, config, dials, missing, out_dir, work_dir, "content_two_tower_" + ("combined" if dataset == "both" else dataset))
+    train = partial(train_together, processes=processes) if engine == "spark" else train_towers
+    stem = "content_two_tower_" + ("combined" if dataset == "both" else dataset)
+    return save_trained(shops, pairs, config, dials, missing, out_dir, work_dir, stem, train=train)

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['USERS_AT_ONCE', 'user_vectors']
 
-# %% ../../nbs/pipeline/09_user_vectors.ipynb #3b5959be
+# %% ../../nbs/pipeline/09_user_vectors.ipynb #1023d647
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ..data.interactions import Interactions, load_interactions
 from ..scorers.content import HALF_LIFE_DAYS, ContentScorer
-from ..vectors.table import VectorTable
+from ..vectors.table import save_blocks
 
-# %% ../../nbs/pipeline/09_user_vectors.ipynb #48e2be7b
+# %% ../../nbs/pipeline/09_user_vectors.ipynb #59c8518c
 USERS_AT_ONCE = 50_000  # of a million users, so many histories at a time
 
 
@@ -32,15 +32,15 @@ def user_vectors(
     for name in json.loads((Path(inputs["events"]) / "datasets.json").read_text(encoding="utf-8")):
         interactions = load_interactions(Path(inputs["interactions"]) / f"histories_{name}.safetensors")
         content = ContentScorer.load_artifacts(inputs["faiss"], interactions, window, half_life_days)
-        table = _table(content, interactions)
-        table.save(Path(out_dir) / f"user_vectors_{name}.safetensors")
-        summary |= {f"{name}_users": interactions.n_users, f"{name}_with_vector": len(table)}
+        n = save_blocks(Path(out_dir) / f"user_vectors_{name}.safetensors", _blocks(content, interactions), content.vectors.dims, content.vectors.space)
+        summary |= {f"{name}_users": interactions.n_users, f"{name}_with_vector": n}
     return summary
 
 
-def _table(content: ContentScorer, interactions: Interactions) -> VectorTable:
-    ids = interactions.users.ids
-    parts = [content.user_vectors(interactions.queries(ids[start : start + USERS_AT_ONCE])) for start in range(0, max(1, len(ids)), USERS_AT_ONCE)]
-    vectors = np.concatenate(parts)
-    has = np.isfinite(vectors[:, 0])
-    return VectorTable(ids[has], np.ascontiguousarray(vectors[has]), content.vectors.space)
+def _blocks(content: ContentScorer, interactions: Interactions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    "Ids and vectors of those who have one, some users at a time."
+    for start in range(0, interactions.n_users, USERS_AT_ONCE):
+        users = interactions.users.ids[start : start + USERS_AT_ONCE]
+        vectors = content.user_vectors(interactions.queries(users))
+        has = np.isfinite(vectors[:, 0])
+        yield users[has], vectors[has]

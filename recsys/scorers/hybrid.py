@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'PARTS', 'KINDS', 'N_SAMPLE', 'N_CANDIDATES', 'Z_TOP', 'BANDS', 'read_weights', 'Scale', 'scales_of',
-           'scale_of', 'Mixer', 'bands_of', 'HybridScorer', 'default_kind', 'unite', 'reference_items', 'make_hybrid']
+           'scale_of', 'Mixer', 'ask_all', 'bands_of', 'HybridScorer', 'default_kind', 'unite', 'reference_items',
+           'make_hybrid']
 
 # %% ../../nbs/67_scorers.hybrid.ipynb #7d0709e6
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def read_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
         raise SettingsError(f"weights should be written name:number,name:number with names among {', '.join(PARTS)} and numbers from 0 up, got {weights!r}")
     return {name: value / sum(found.values()) for name, value in found.items() if value > 0}
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #394ff737
+# %% ../../nbs/67_scorers.hybrid.ipynb #1dba7fed
 KINDS = ("z", "peak", "root")
 N_SAMPLE = 1000
 N_CANDIDATES = 100  # of each part
@@ -77,7 +78,7 @@ def scales_of(
 ) -> list[Scale]:
     "The scales of a scorer for these queries, one for each kind; the scorer is asked once."
     if isinstance(scorer, SparseScorer):
-        top = scorer.stored(queries).max(axis=1).toarray().reshape(-1, 1) if scorer.interactions.n_items else np.zeros((len(queries), 1))
+        top = scorer.stored_of(queries).max(axis=1).toarray().reshape(-1, 1) if scorer.interactions.n_items else np.zeros((len(queries), 1))
         return [Scale(np.zeros_like(top), np.where(top > 0, top, 1), np.where(top > 0, 0.0, np.nan))] * len(kinds)
     said = scorer.score(queries, sample).astype(np.float64)
     return [_scale(said, kind) for kind in kinds]
@@ -92,19 +93,20 @@ def _scale(said: np.ndarray, kind: str) -> Scale:  # said: (Q, S) float64
     heard = np.isfinite(said)
     n = heard.sum(axis=1, keepdims=True)
     silent = n == 0
-    mean = np.where(heard, said, 0).sum(axis=1, keepdims=True) / np.maximum(n, 1)
+    but = (lambda values, other: values) if heard.all() else lambda values, other: np.where(heard, values, other)
+    mean = but(said, 0).sum(axis=1, keepdims=True) / np.maximum(n, 1)
     if kind == "z":
-        span = Z_TOP * np.sqrt((np.where(heard, said - mean, 0) ** 2).sum(axis=1, keepdims=True) / np.maximum(n, 1))
+        span = Z_TOP * np.sqrt((but(said - mean, 0) ** 2).sum(axis=1, keepdims=True) / np.maximum(n, 1))
     else:
-        span = np.where(heard, said, -np.inf).max(axis=1, keepdims=True, initial=-np.inf) - mean
+        span = but(said, -np.inf).max(axis=1, keepdims=True, initial=-np.inf) - mean
     span = np.where(np.isfinite(span) & (span > 1e-9), span, 1.0)
-    lowest = np.where(heard, said, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    lowest = but(said, np.inf).min(axis=1, keepdims=True, initial=np.inf)
     lowest = np.where(silent, 0, (np.where(silent, 0, lowest) - mean) / span)
     if kind == "root":
         lowest = np.sign(lowest) * np.sqrt(np.abs(lowest))
     return Scale(mean, span, np.where(silent, np.nan, lowest))
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #bafc5ca0
+# %% ../../nbs/67_scorers.hybrid.ipynb #1aa206a6
 class Mixer(Scorer):
     "A scorer that ranks what others, its parts, propose."
 
@@ -127,8 +129,35 @@ class Mixer(Scorer):
     def top_k(self, queries: Queries, k: int, allowed: np.ndarray | None = None, exclude: csr_array | None = None) -> TopK:
         "The k best of the candidates: each part's own best ones."
         self._check(queries)
-        n = max(k, N_CANDIDATES)
-        return self.rank(queries, {part: scorer.top_k(queries, n, allowed, exclude).nums for part, scorer in self.scorers.items()}, k)
+        return ask_all({self.name: self}, queries, k, allowed, exclude)[self.name]
+
+
+def ask_all(
+    scorers: Mapping[str, Scorer],
+    queries: Queries,
+    k: int,
+    allowed: np.ndarray | None = None,  # (I,) bool
+    exclude: csr_array | None = None,  # (Q, I)
+) -> dict[str, TopK]:
+    "The k best items of each query by each scorer; one that mixes others ranks what these have said, who are asked once for all."
+    n = max(k, N_CANDIDATES)
+    said: dict[Scorer, TopK] = {}
+
+    def asked(scorer: Scorer) -> TopK:
+        if scorer not in said:
+            said[scorer] = _listed(scorer, queries, n if scorer in proposing else k, allowed, exclude)
+        return said[scorer]
+
+    proposing = {part for scorer in scorers.values() if isinstance(scorer, Mixer) for part in scorer.scorers.values()}
+    mixed = lambda mixer: mixer.rank(queries, {part: asked(scorer).nums for part, scorer in mixer.scorers.items()}, k)
+    return {name: mixed(scorer) if isinstance(scorer, Mixer) else TopK(*(array[:, :k] for array in asked(scorer))) for name, scorer in scorers.items()}
+
+
+def _listed(scorer: Scorer, queries: Queries, k: int, allowed: np.ndarray | None, exclude: csr_array | None) -> TopK:
+    "The scorer's lists; one that says nothing to strangers is not asked by strangers alone."
+    if scorer.answers_strangers or queries.has_history.any():
+        return scorer.top_k(queries, k, allowed, exclude)
+    return TopK(np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), np.nan, dtype=np.float32))
 
 # %% ../../nbs/67_scorers.hybrid.ipynb #ba11d584
 BANDS = {1: "1", 2: "2-5", 6: "6+"}  # events from which a history belongs to a band -> its name
@@ -138,7 +167,7 @@ def bands_of(queries: Queries) -> np.ndarray:
     "(Q,) the band of each history; a stranger has none."
     return np.array(["", *BANDS.values()])[np.searchsorted(list(BANDS), queries.past.lengths, side="right")]
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #f7b14e54
+# %% ../../nbs/67_scorers.hybrid.ipynb #63e13f80
 class HybridScorer(Mixer):
     "A weighted sum of scorers, each brought to one scale."
 
@@ -166,6 +195,7 @@ class HybridScorer(Mixer):
         "Draw the sample of items; the parts are fitted already."
         self.interactions = interactions
         self.sample = reference_items(interactions, self.seed)
+        self.sample.setflags(write=False)
         return self
 
     def shares(self, queries: Queries) -> dict[str, np.ndarray]:
@@ -173,6 +203,13 @@ class HybridScorer(Mixer):
         bands, which = np.unique(bands_of(queries), return_inverse=True)
         of = lambda part: np.array([self.by_band.get(band, self.weights).get(part, 0.0) for band in bands], dtype=np.float32)
         return {part: of(part)[which].reshape(-1, 1) for part in self.scorers}
+
+    def scale(self, part: str, queries: Queries) -> Scale:
+        "The scale of a part, worked out once for the same queries: a list and its reasons both need it."
+        scales = queries.worked_out.setdefault(self, {})
+        if part not in scales:
+            scales[part] = scale_of(self.scorers[part], queries, self.sample, self.kinds[part])
+        return scales[part]
 
     def columns(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
         return self._blend(queries, nums, lambda scorer: scorer.columns(queries, nums))
@@ -186,7 +223,7 @@ class HybridScorer(Mixer):
         total, weight = np.zeros(shape, dtype=np.float32), np.zeros((len(queries), 1), dtype=np.float32)
         heard, shares = np.zeros(shape, dtype=bool), self.shares(queries)
         for part, scorer in self.scorers.items():
-            scale, scores = scale_of(scorer, queries, self.sample, self.kinds[part]), np.array(ask(scorer), dtype=np.float32)
+            scale, scores = self.scale(part, queries), np.array(ask(scorer), dtype=np.float32)
             speaks, share = np.isfinite(scale.floor), shares[part]
             heard |= np.isfinite(scores) & speaks & (share > 0)
             scores = scale._replace(floor=np.where(speaks, scale.floor, 0)).apply(scores, self.kinds[part])
@@ -213,9 +250,12 @@ def default_kind(scorer: Scorer) -> str:
 
 def unite(lists: Sequence[np.ndarray]) -> np.ndarray:
     "(Q, C) the different nums of several (Q, k) lists, ascending, -1 behind."
-    nums = np.sort(np.concatenate(lists, axis=1), axis=1)
-    nums[:, 1:][nums[:, 1:] == nums[:, :-1]] = -1
-    nums = np.take_along_axis(nums, np.argsort(nums < 0, axis=1, kind="stable"), axis=1)
+    nums = np.concatenate(lists, axis=1)
+    last = np.iinfo(nums.dtype).max
+    nums = np.sort(np.where(nums < 0, last, nums), axis=1)
+    nums[:, 1:][nums[:, 1:] == nums[:, :-1]] = last
+    nums = np.sort(nums, axis=1)
+    nums[nums == last] = -1
     return nums[:, : max(1, int((nums >= 0).sum(axis=1).max(initial=0)))]
 
 

@@ -262,7 +262,7 @@ def _dataset(lesson: Lesson, rows: np.ndarray):  # -> lightgbm.Dataset
     sizes = np.unique(lesson.groups[rows], return_counts=True)[1]
     return lightgbm.Dataset(lesson.features[rows], lesson.labels[rows].astype(np.int32), group=sizes, feature_name=list(lesson.names), free_raw_data=False)
 
-# %% ../../nbs/68_scorers.ranker.ipynb #34e60266
+# %% ../../nbs/68_scorers.ranker.ipynb #0e0d9f10
 class RankerScorer(Mixer):
     "What trees learned of the opinions of many sources."
 
@@ -292,9 +292,10 @@ class RankerScorer(Mixer):
 
     def pairs(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
         scores = np.full(nums.shape, np.nan, dtype=np.float32)
-        for part in blocks(len(queries), 64 * nums.shape[1]):  # about as many features as that
+        parts = blocks(len(queries), 24 * nums.shape[1])  # a third of the features, or so
+        for part in parts:
             asked = nums[part] >= 0
-            made = features(self.scorers, queries[part], nums[part], self.facts, self.sample)
+            made = features(self.scorers, queries if len(parts) == 1 else queries[part], nums[part], self.facts, self.sample)
             said = np.isfinite(made[:, : 3 * len(self.scorers) : 3]).any(axis=1)
             scores[part][asked] = np.where(said, self.booster.predict(made, num_threads=1), np.nan) if len(made) else np.nan
         return scores

@@ -91,7 +91,7 @@ def shrunk(sold: np.ndarray, wider: np.ndarray, imagined: float = IMAGINED) -> n
     "(I,) shares of a group: its own sales, and imagined ones in the shares of the wider group."
     return (sold + imagined * wider) / (sold.sum() + imagined)
 
-# %% ../../nbs/62_scorers.segment_popularity.ipynb #028b0e1a
+# %% ../../nbs/62_scorers.segment_popularity.ipynb #a333d4e0
 class SegmentPopularityScorer(Scorer):
     "How much an item sold lately to the same segment. An item never sold is NaN."
 
@@ -114,6 +114,10 @@ class SegmentPopularityScorer(Scorer):
         self.sold = [self._count(kind[which], past.item_nums[recent], past.weights[recent]) for kind in groups.T]
         return self
 
+    def groups_of(self, queries: Queries) -> np.ndarray:
+        "(Q, 3) int64 age, department and both of each query, -1 where unknown."
+        return self._groups(queries.user_ids, queries.past)
+
     def _groups(self, user_ids: np.ndarray, past: Histories) -> np.ndarray:
         "(n, 3) int64 age, department and both of each user, -1 where unknown."
         age, department = self.segments.of(user_ids), favourite(past, self.codes)
@@ -133,7 +137,7 @@ class SegmentPopularityScorer(Scorer):
         return values.astype(np.float32)
 
     def columns(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
-        groups, which = np.unique(self._groups(queries.user_ids, queries.past), axis=0, return_inverse=True)
+        groups, which = np.unique(self.groups_of(queries), axis=0, return_inverse=True)
         table = [self._values(group)[nums] for group in groups]
         return np.stack(table)[which.reshape(-1)] if table else np.zeros((0, len(nums)), dtype=np.float32)
 
@@ -141,7 +145,7 @@ class SegmentPopularityScorer(Scorer):
         "One list for each segment."
         self._check(queries)
         top = TopK(np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), np.nan, dtype=np.float32))
-        groups, which = np.unique(self._groups(queries.user_ids, queries.past), axis=0, return_inverse=True)
+        groups, which = np.unique(self.groups_of(queries), axis=0, return_inverse=True)
         for place, group in enumerate(groups):
             rows = np.flatnonzero(which.reshape(-1) == place)
             found = one_list(self._values(group), len(rows), k, allowed, None if exclude is None else exclude[rows])

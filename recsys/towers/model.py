@@ -108,7 +108,7 @@ def main_axes(
     made[: len(kept)] = kept
     return made
 
-# %% ../../nbs/51_towers.model.ipynb #3d2ddee9
+# %% ../../nbs/51_towers.model.ipynb #0995a480
 def bend(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
     "A small network: in -> hidden -> out."
     return nn.Sequential(nn.LayerNorm(n_in), nn.Linear(n_in, hidden), nn.GELU(), nn.Linear(hidden, n_out))
@@ -154,11 +154,15 @@ class ContentItems(nn.Module):
         n = min(*adapter.shape)
         adapter[:n] = axes[:n]
 
-    def forward(self, shop: str, vectors: Tensor, categories: Tensor, prices: Tensor, codes: Tensor) -> Tensor:
+    def given(self, shop: str, vectors: Tensor) -> Tensor:
+        "(n, LIKENESS + WAVES) what training does not change."
+        return torch.cat([self.likenesses[shop](vectors), self.fingerprints[shop](vectors)], dim=1)
+
+    def forward(self, shop: str, vectors: Tensor, categories: Tensor, prices: Tensor, codes: Tensor, given: Tensor | None = None) -> Tensor:
         adapted = self.adapters[shop](vectors)
         told = adapted + self.categories(categories).sum(dim=1) + self.prices(prices)
         taste = functional.normalize(self.straight(adapted) + self.bent(told) + self.codes(codes).sum(dim=1), dim=1)
-        return torch.cat([taste, self.likenesses[shop](vectors), self.fingerprints[shop](vectors)], dim=1)
+        return torch.cat([taste, self.given(shop, vectors) if given is None else given], dim=1)
 
 
 class AlsItems(nn.Module):
@@ -170,10 +174,14 @@ class AlsItems(nn.Module):
         self.gain = nn.Parameter(torch.zeros(1))  # zero: starts as ALS
         self.fingerprints = fingerprints_of(config)
 
-    def forward(self, shop: str, vectors: Tensor, *_: Tensor | None) -> Tensor:
-        return torch.cat([vectors + self.gain * self.bent(vectors), self.fingerprints[shop](vectors)], dim=1)
+    def given(self, shop: str, vectors: Tensor) -> Tensor:
+        "(n, WAVES) what training does not change."
+        return self.fingerprints[shop](vectors)
 
-# %% ../../nbs/51_towers.model.ipynb #a6d7924c
+    def forward(self, shop: str, vectors: Tensor, *_: Tensor | None, given: Tensor | None = None) -> Tensor:
+        return torch.cat([vectors + self.gain * self.bent(vectors), self.given(shop, vectors) if given is None else given], dim=1)
+
+# %% ../../nbs/51_towers.model.ipynb #c668d74e
 class Past(NamedTuple):
     "The histories of a batch, padded on the left: newest event last."
 
@@ -222,9 +230,9 @@ class Users(nn.Module):
         about = torch.stack([ages / 3, order, torch.log1p(count).expand_as(ages)], dim=2)
         gates = self.gates(torch.cat([about, self.kinds(past.codes)], dim=2))
         weights = functional.softplus(gates[:, :, :3]) * known.unsqueeze(2)
-        channels = zip(weights.unbind(2), items.split(self.sizes, dim=1), strict=True)
+        tastes, *given = items.split(self.sizes, dim=1)
+        channels = zip(weights.unbind(2), [tastes, *(part.detach() for part in given)], strict=True)  # given, not learned: no gradient to carry back
         summed, like, same = (add_up(weight, past.places, part) if part.shape[1] else part.new_zeros(len(count), 0) for weight, part in channels)
-        tastes = items[:, : self.sizes[0]]
         newest = add_up(known * (order == 0), past.places, tastes)
         inner = self.newest(newest) + self.pooled(self.attended(gates[:, :, 3], past, tastes, newest)) + self.context(self.counted(count, ages, past.known))
         out = self.out(inner + self.shops[shop] + self.attributes(past.attributes).sum(dim=1))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VALID_SHARE', 'VALID_DAYS', 'PART_ROWS', 'PAIRS', 'WINDOWS', 'EVER', 'TRENDS', 'MAX_PAIRS', 'BUCKETS', 'LEVELS',
            'PLANES', 'CODE_BUCKETS', 'ATTRIBUTES', 'NOTHING_KNOWN', 'earlier', 'taken_before', 'make_pairs', 'asked_at',
-           'in_last_days', 'write_pairs', 'read_pairs', 'Trends', 'period_starts', 'period_of', 'epoch_rows', 'batches',
-           'Block', 'block', 'bucket', 'category_buckets', 'attribute_buckets', 'code_buckets', 'Alike', 'Attributes',
-           'TowerShop']
+           'in_last_days', 'hold_out_newest', 'write_pairs', 'read_pairs', 'Trends', 'period_starts', 'period_of',
+           'epoch_rows', 'draw_floor', 'batches', 'Block', 'block', 'bucket', 'category_buckets', 'attribute_buckets',
+           'code_buckets', 'Alike', 'Attributes', 'TowerShop']
 
 # %% ../../nbs/50_towers.pairs.ipynb #af2bf1fa
 import zlib
@@ -46,7 +46,7 @@ def taken_before(past: Histories) -> np.ndarray:
     before[order] = summed[first(changes(rows, past.item_nums, past.ts))] - summed[first(changes(rows, past.item_nums))]
     return before
 
-# %% ../../nbs/50_towers.pairs.ipynb #9f178184
+# %% ../../nbs/50_towers.pairs.ipynb #ce58749b
 VALID_SHARE = 0.05  # of the users
 VALID_DAYS = 7  # of each
 PART_ROWS = 1_000_000
@@ -84,6 +84,18 @@ def in_last_days(past: Histories, time_unit: str = "ms") -> np.ndarray:
     "(E,) bool: of the last `VALID_DAYS` of its row; of its last moment where only the order is known."
     newest = past.ts[np.maximum(past.indptr[1:] - 1, 0)] if len(past.ts) else np.zeros(len(past.indptr) - 1, np.int64)
     return past.ts > newest[past.row_of_event] - (VALID_DAYS * DAY_MS if time_unit != "order" else 1)
+
+
+def hold_out_newest(pairs: pa.Table, n: int, seed: int = 7) -> pa.Table:
+    "The same pairs, but held out is the newest moment of some users who had done something before: about `n` pairs, a tenth at most."
+    users, positions = (pairs[name].to_numpy() for name in ("user_num", "position"))
+    newest = np.zeros(users.max(initial=-1) + 1, dtype=positions.dtype)
+    np.maximum.at(newest, users, positions)
+    last = (positions > 0) & (positions == newest[users])
+    places = np.random.default_rng(seed).permutation(len(newest))
+    up_to = np.cumsum(np.bincount(places[users[last]], minlength=len(newest)))  # such pairs of the users up to each place
+    valid = last & (up_to[places[users]] <= min(n, (positions > 0).sum() // 10))
+    return pairs.set_column(pairs.schema.get_field_index("is_valid"), "is_valid", pa.array(valid))
 
 
 def write_pairs(pairs: pa.Table, folder: Path | str) -> None:
@@ -163,12 +175,18 @@ class Trends:
 def _log(values: np.ndarray) -> np.ndarray:
     return np.log1p(np.maximum(values, 0))
 
-# %% ../../nbs/50_towers.pairs.ipynb #28bf0d72
-def period_starts(ts: np.ndarray, least: int, time_unit: str = "ms") -> np.ndarray:
-    "(P,) int64 first moments of periods: whole days, joined until each holds `least` pairs; one period where only the order is known."
+# %% ../../nbs/50_towers.pairs.ipynb #2cf4743e
+def period_starts(
+    ts: np.ndarray,  # (n,)
+    least: int,
+    time_unit: str = "ms",
+    chances: np.ndarray | None = None,  # (n,) of each pair to be drawn; None = 1
+) -> np.ndarray:
+    "(P,) int64 first moments of periods: whole days, joined until each holds `least` drawn pairs; one period where only the order is known."
     if time_unit == "order" or not len(ts):
         return np.array([np.iinfo(np.int64).min])
-    days, counts = np.unique(ts // DAY_MS, return_counts=True)
+    days, places = np.unique(ts // DAY_MS, return_inverse=True)
+    counts = np.bincount(places, chances)
     starts, filled = [days[0]], 0
     for day, count in zip(days, counts, strict=True):
         if filled >= least:
@@ -182,23 +200,34 @@ def period_of(ts: np.ndarray, starts: np.ndarray) -> np.ndarray:
     "(n,) the period each moment lies in."
     return np.maximum(np.searchsorted(starts, ts, side="right") - 1, 0)
 
-# %% ../../nbs/50_towers.pairs.ipynb #0d9ac873
-MAX_PAIRS = 5_000_000  # in an epoch
+# %% ../../nbs/50_towers.pairs.ipynb #ff89b679
+MAX_PAIRS = 1_000_000  # in an epoch
 
 
 def epoch_rows(
     positions: np.ndarray,  # (n,) how many events each pair's user had before
     seed: int,
     epoch: int,
-    max_pairs: int = MAX_PAIRS,
+    chances: np.ndarray | None = None,  # (n,) of each pair to be drawn; None = 1
 ) -> np.ndarray:
-    "Which pairs an epoch uses, ascending: all with a history, as many without one, up to `max_pairs`."
+    "Which pairs an epoch uses, ascending: with a history and, as many at most, without one; each with its chance."
     rng = np.random.default_rng([seed, epoch])
     with_history, without = np.flatnonzero(positions > 0), np.flatnonzero(positions == 0)
     if len(with_history) and len(without) > len(with_history):
         without = rng.choice(without, len(with_history), replace=False)
     rows = np.concatenate([with_history, without])
-    return np.sort(rng.choice(rows, max_pairs, replace=False) if len(rows) > max_pairs else rows)
+    return np.sort(rows if chances is None else rows[rng.random(len(rows)) < chances[rows]])
+
+
+def draw_floor(weights: np.ndarray, n: int) -> float:
+    "The weight below which pairs are drawn instead of weighed, so that about `n` are left: min(1, weight / floor) sums to n; 0 where all fit."
+    low, high = 0.0, float(weights.sum()) / n
+    if len(weights) <= n:
+        return 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(1, weights / middle).sum() > n else (low, middle)
+    return high
 
 
 def batches(

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['N_VALID', 'N_VALID_ITEMS', 'HALF_LIFE_DAYS', 'SCALARS_FASTER', 'PATIENCE', 'EXPLODED', 'bf16_is_faster',
-           'same_every_time', 'Start', 'Batch', 'usable_pairs', 'why_not', 'Feed', 'seen_by', 'past_of', 'log_expected',
-           'draw_extra', 'mentioned_by', 'item_inputs', 'make_batch', 'own_of', 'batch_loss', 'own_items', 'compact',
-           'item_tastes', 'item_outputs', 'HeldOut', 'held_out', 'places_of', 'Adam', 'save_checkpoint',
-           'load_checkpoint', 'TrainDials', 'Trained', 'epoch_batches', 'train_epoch', 'training_key', 'train_towers',
-           'loss_row', 'best_epoch', 'stopped', 'refuse_divergence', 'TowerModel', 'read_record', 'loss_picture',
-           'save_trained']
+           'same_every_time', 'Unseen', 'Start', 'Batch', 'usable_pairs', 'why_not', 'worth_of', 'thin', 'Feed',
+           'seen_by', 'past_of', 'log_expected', 'draw_extra', 'mentioned_by', 'item_inputs', 'make_batch', 'own_of',
+           'batch_loss', 'own_items', 'compact', 'item_tastes', 'given_of', 'item_outputs', 'HeldOut', 'held_out',
+           'places_of', 'Adam', 'save_checkpoint', 'load_checkpoint', 'TrainDials', 'Team', 'Trained', 'epoch_batches',
+           'ahead', 'train_epoch', 'training_key', 'train_towers', 'loss_row', 'best_epoch', 'stopped',
+           'refuse_divergence', 'TowerModel', 'read_record', 'loss_picture', 'save_trained']
 
-# %% ../../nbs/52_towers.train.ipynb #859b545f
+# %% ../../nbs/52_towers.train.ipynb #23c48fe2
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,12 +33,12 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..data.interactions import Histories, Queries
+from ..data.interactions import Histories, Interactions, Queries
 from ..data.schema import DAY_MS
 from ..errors import ArtifactError, MissingFileError, StrategyError, VectorsError
 from ..store import atomic_path, write_json
 from .model import HISTORY, Past, TowerConfig, Towers, all_scores, sampled_softmax
-from .pairs import MAX_PAIRS, Alike, Attributes, Block, TowerShop, batches, block, epoch_rows, period_of, period_starts
+from .pairs import MAX_PAIRS, Alike, Attributes, Block, TowerShop, batches, block, draw_floor, epoch_rows, period_of, period_starts
 from ..vectors.table import VectorTable, load_sealed, refuse_nan, save_sealed
 
 # %% ../../nbs/52_towers.train.ipynb #82670321
@@ -68,12 +70,20 @@ def same_every_time(seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-# %% ../../nbs/52_towers.train.ipynb #f7bb8d73
+# %% ../../nbs/52_towers.train.ipynb #7ee623ba
+class Unseen(NamedTuple):
+    "ALS as it is without the held-out pairs."
+
+    item_vectors: np.ndarray  # (I, d), NaN where nothing else is known of an item
+    users: Callable[[Queries], np.ndarray]  # (Q, d)
+
+
 class Start(NamedTuple):
     "Where an ALS tower starts from."
 
     users: Callable[[Queries], np.ndarray]  # (Q, d) ALS vectors of the queries, NaN = cannot say
     own: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None  # user nums, item nums, taken before -> (n, d) item without the answer
+    unseen: Unseen | None = None  # what the held-out pairs are judged with
 
 
 class Batch(NamedTuple):
@@ -83,6 +93,7 @@ class Batch(NamedTuple):
     categories: Tensor  # (n, LEVELS)
     prices: Tensor  # (n, 2)
     codes: Tensor  # (n, len(PLANES))
+    given: Tensor | None  # (n, g) what the towers give of the items without learning
     past: Past  # places point into the n items
     candidates: Tensor  # (C,) places in the n items; the first B are the pairs' own
     seen: Tensor  # (C, TRENDS)
@@ -106,6 +117,29 @@ def why_not(shop: TowerShop, pairs: pa.Table, needs_history: bool = False) -> st
     return None
 
 
+def worth_of(
+    weights: np.ndarray,  # (n,) float32 of the events
+    ts: np.ndarray,  # (n,) int64
+    interactions: Interactions,
+    half_life_days: float,
+) -> np.ndarray:
+    "(n,) float32 how much each pair is to be learned from: its event's weight, half of it for every half life."
+    if interactions.time_unit == "order":
+        return weights
+    return weights * np.float32(0.5) ** ((interactions.at - ts) / (DAY_MS * half_life_days)).astype(np.float32)
+
+
+def thin(pairs: pa.Table, interactions: Interactions, n: int, seed: int = 7, half_life_days: float | None = None) -> pa.Table:
+    "About `n` of the pairs to learn from, if there are more, and all held-out ones: what counts little is drawn, and counts the more."
+    valid, weights = (pairs[name].to_numpy(zero_copy_only=False) for name in ("is_valid", "weight"))
+    worth = worth_of(weights, pairs["ts"].to_numpy(), interactions, half_life_days or HALF_LIFE_DAYS)
+    if not (floor := draw_floor(worth[~valid], n)):
+        return pairs
+    chances = np.where(valid, 1, np.clip(worth / np.float32(floor), 1e-9, 1)).astype(np.float32)
+    kept = np.random.default_rng([seed, 4]).random(len(chances)) < chances
+    return pairs.set_column(pairs.schema.get_field_index("weight"), "weight", pa.array(weights / chances)).filter(pa.array(kept))
+
+
 N_VALID = 2048
 N_VALID_ITEMS = 10_000
 HALF_LIFE_DAYS = 28.0  # a pair so much older counts half: what sells now is to be learned
@@ -121,13 +155,16 @@ class Feed:
     seed: int
     start: Start | None = None
     half_life_days: float = HALF_LIFE_DAYS
+    max_pairs: int = MAX_PAIRS  # in an epoch
     columns: dict[str, np.ndarray] = field(init=False)
+    given: np.ndarray | None = None  # (I, g) float32, see `given_of`
 
     def __post_init__(self) -> None:
         if reason := why_not(self.shop, self.pairs, self.start is not None):
             raise StrategyError(reason)
         usable = usable_pairs(self.shop, self.pairs, self.start is not None)
-        self.columns = {name: self.pairs[name].to_numpy(zero_copy_only=False)[usable] for name in self.pairs.column_names}
+        self.columns = {name: self.pairs[name].to_numpy(zero_copy_only=False)[usable] for name in self.pairs.column_names if name != "event"}
+        self.pairs = None  # large
         if self.start is not None:
             self.columns["start_row"], self.start_vectors = self._starts()
             asked = (self.columns[name] for name in ("user_num", "item_num", "taken_before"))
@@ -158,16 +195,29 @@ class Feed:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        "(n,) float32 of every pair: of its event, less the older it is; 1 on average."
-        weights, interactions = self.columns["weight"].astype(np.float64), self.shop.interactions
-        if interactions.time_unit != "order":
-            weights = weights * 0.5 ** ((interactions.at - self.columns["ts"]) / DAY_MS / self.half_life_days)
-        return (weights / weights[self.rows].mean()).astype(np.float32)
+        "(n,) float32 of every pair in the loss: of its event, less the older it is; never under the floor, as fewer of these are drawn; 1 on average."
+        weights = np.maximum(self.worth, self.floor)
+        return weights / np.average(weights[self.rows], weights=self.chances[self.rows]).astype(np.float32)
+
+    @cached_property
+    def worth(self) -> np.ndarray:
+        "(n,) float32, see `worth_of`."
+        return worth_of(self.columns["weight"], self.columns["ts"], self.shop.interactions, self.half_life_days)
+
+    @cached_property
+    def floor(self) -> np.float32:
+        "The worth below which pairs are drawn instead of weighed."
+        return np.float32(draw_floor(self.worth[self.rows], self.max_pairs))
+
+    @cached_property
+    def chances(self) -> np.ndarray:
+        "(n,) float32: how likely each pair is in an epoch."
+        return np.minimum(self.worth / self.floor, 1) if self.floor else np.ones(len(self.worth), np.float32)
 
     @cached_property
     def starts(self) -> np.ndarray:
         "First moments of the periods."
-        return period_starts(self.columns["ts"][self.rows], self.batch_size, self.shop.interactions.time_unit)
+        return period_starts(self.columns["ts"][self.rows], self.batch_size, self.shop.interactions.time_unit, self.chances[self.rows])
 
     @cached_property
     def periods(self) -> np.ndarray:
@@ -196,8 +246,16 @@ class Feed:
         users, counts = users[first], positions[first].astype(np.int64)
         at = self.columns["ts"][first]
         parts = np.array_split(np.arange(len(keys)), -(-len(keys) // 4096))
-        vectors = [self.start.users(_as_queries(self.shop, past, users[part], counts[part], at[part])) for part in parts]
-        return which, np.nan_to_num(np.concatenate(vectors)).astype(np.float32)
+        vectors = np.concatenate([self.start.users(_as_queries(self.shop, past, users[part], counts[part], at[part])) for part in parts])
+        if self.start.unseen is not None and len(held := np.flatnonzero(self.columns["is_valid"][first])):
+            vectors[held] = self.start.unseen.users(_as_queries(self.shop, past, users[held], counts[held], at[held]))
+        return which, np.nan_to_num(vectors).astype(np.float32)
+
+    @cached_property
+    def judged(self) -> TowerShop:
+        "The shop as held-out pairs are judged by: with vectors that know nothing of them."
+        unseen = None if self.start is None else self.start.unseen
+        return self.shop if unseen is None else replace(self.shop, vectors=np.nan_to_num(unseen.item_vectors))
 
 
 def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts: np.ndarray, at: np.ndarray) -> Queries:
@@ -208,7 +266,7 @@ def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts:
     nobody = np.full(len(user_nums), -1)
     return Queries(shop.dataset, nobody.astype(np.int64), nobody.astype(np.int32), at, taken, shop.interactions.time_unit)
 
-# %% ../../nbs/52_towers.train.ipynb #da86716c
+# %% ../../nbs/52_towers.train.ipynb #27063e13
 def seen_by(feed: Feed, rows: np.ndarray) -> Block:
     "The histories of these pairs: only what is strictly older than each, and has a vector."
     past, columns = feed.shop.interactions.past, feed.columns
@@ -284,7 +342,8 @@ def make_batch(
     find = lambda wanted: np.searchsorted(mentioned, wanted)
     rest = (find(nums), shop.trends.at(nums, feed.moment(period)), expected(nums, period, len(rows)), feed.weights[rows])
     candidates, trends, log_q, weights = (torch.from_numpy(array) for array in rest)
-    return Batch(*tensors, past_of(feed, rows, seen, find), candidates, trends, log_q, weights, own_of(feed, rows)), nums
+    given = None if feed.given is None else torch.from_numpy(feed.given[mentioned])
+    return Batch(*tensors, given, past_of(feed, rows, seen, find), candidates, trends, log_q, weights, own_of(feed, rows)), nums
 
 
 def own_of(feed: Feed, rows: np.ndarray) -> Tensor | None:
@@ -294,7 +353,7 @@ def own_of(feed: Feed, rows: np.ndarray) -> Tensor | None:
 
 def batch_loss(towers: Towers, shop: str, batch: Batch, nums: np.ndarray) -> Tensor:
     "The sampled softmax loss of a batch."
-    tastes = towers.items(shop, batch.vectors, batch.categories, batch.prices, batch.codes)
+    tastes = towers.items(shop, batch.vectors, batch.categories, batch.prices, batch.codes, given=batch.given)
     users = towers.users(shop, batch.past, tastes)
     items = towers.offered(functional.embedding(batch.candidates, tastes), batch.seen)
     own = own_items(towers, shop, batch.own, items[: len(users)])
@@ -306,9 +365,9 @@ def own_items(towers: Towers, shop: str, own: Tensor | None, items: Tensor) -> T
     if own is None:
         return None
     size = towers.config.embedding_size
-    return torch.cat([towers.items(shop, own)[:, :size], items[:, size:]], dim=1)
+    return torch.cat([towers.items(shop, own, given=own[:, :0]), items[:, size:]], dim=1)
 
-# %% ../../nbs/52_towers.train.ipynb #04ed269c
+# %% ../../nbs/52_towers.train.ipynb #2f0d66ca
 def compact(past: Past, tastes: Tensor) -> tuple[Past, Tensor]:
     "The same histories, pointing into the rows of the items they mention only."
     mentioned, places = torch.unique(past.places, return_inverse=True)
@@ -319,6 +378,13 @@ def item_tastes(towers: Towers, shop: TowerShop, nums: np.ndarray, moment: int) 
     "(n, item_size) what these items are."
     parts = [nums[start : start + 8192] for start in range(0, len(nums), 8192)]
     return torch.cat([towers.items(shop.dataset, *item_inputs(shop, part, moment)) for part in parts])
+
+
+@torch.no_grad()
+def given_of(towers: Towers, shop: TowerShop) -> np.ndarray:
+    "(I, g) float32 what the towers give of a shop's items without learning, once for all batches; zeros for items without a vector."
+    parts = np.array_split(shop.vectors, -(-len(shop.vectors) // 8192))
+    return torch.cat([towers.items.given(shop.dataset, torch.from_numpy(np.nan_to_num(part))) for part in parts]).numpy()
 
 
 @torch.inference_mode()
@@ -355,11 +421,12 @@ def _held_out_in(towers: Towers, feed: Feed, rows: np.ndarray) -> tuple[Tensor, 
     asked, moment, seen = feed.valid_items, feed.moment(feed.periods[rows[0]]), seen_by(feed, rows)
     mentioned = mentioned_by(feed, seen, asked)
     find = partial(np.searchsorted, mentioned)
-    tastes = item_tastes(towers, feed.shop, mentioned, moment)
+    tastes = item_tastes(towers, feed.judged, mentioned, moment)
     users = towers.users(feed.shop.dataset, *compact(past_of(feed, rows, seen, find), tastes))
     items = towers.offered(tastes[find(asked)], torch.from_numpy(feed.shop.trends.at(asked, moment)))
     nums = torch.from_numpy(np.searchsorted(asked, feed.columns["item_num"][rows]))
-    scores = all_scores(users, items, nums, own_items(towers, feed.shop.dataset, own_of(feed, rows), items[nums]))
+    own = own_of(feed, rows) if feed.judged is feed.shop else None  # else its vector knows nothing of the pair anyway
+    scores = all_scores(users, items, nums, own_items(towers, feed.shop.dataset, own, items[nums]))
     rivals = scores if feed.has_repeats else scores.masked_fill(_among(asked, seen), -torch.inf)
     return functional.cross_entropy(scores, nums, reduction="none"), places_of(rivals, scores[torch.arange(len(nums)), nums])
 
@@ -435,7 +502,7 @@ def load_checkpoint(path: Path, key: str, towers: Towers, adam: Adam) -> tuple[d
     adam.load(part("adam/"))
     return found.about, part("best/")
 
-# %% ../../nbs/52_towers.train.ipynb #6ba7a3e7
+# %% ../../nbs/52_towers.train.ipynb #60a98293
 PATIENCE = 3  # epochs without better places of the held-out pairs before it stops
 EXPLODED = 10_000.0  # nats; guessing among a hundred million items costs 18, an untrained tower with long histories some hundreds
 
@@ -451,6 +518,28 @@ class TrainDials(NamedTuple):
     half_life_days: float = HALF_LIFE_DAYS
 
 
+class Team(NamedTuple):
+    "Processes that train the same towers, each on its share of an epoch's batches."
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, batches: list) -> list:
+        "This process's batches, as many as everybody's; too few to share are done by all."
+        return batches if len(batches) < self.size else batches[: len(batches) // self.size * self.size][self.rank :: self.size]
+
+    def average(self, towers: Towers) -> None:
+        "Everybody's gradients become their mean; one that nobody has (another shop's) stays none."
+        if self.size == 1:
+            return
+        values = list(towers.parameters())
+        has = torch.tensor([float(value.grad is not None) for value in values])
+        sums = torch.cat([has, *((torch.zeros_like(value) if value.grad is None else value.grad).flatten() for value in values)])
+        torch.distributed.all_reduce(sums)
+        for somebody, value, mean in zip(sums[: len(has)], values, (sums[len(has) :] / self.size).split([value.numel() for value in values]), strict=True):
+            value.grad = mean.view_as(value) if somebody else None
+
+
 @dataclass(frozen=True)
 class Trained:
     "Towers and how they got there."
@@ -464,21 +553,33 @@ def epoch_batches(feeds: Mapping[str, Feed], dials: TrainDials, epoch: int) -> l
     "(shop, rows, expected) of every batch of an epoch, the shops' batches mixed."
     made = []
     for shop, feed in feeds.items():
-        rows = feed.rows[epoch_rows(feed.columns["position"][feed.rows], dials.seed, epoch, dials.max_pairs)]
+        rows = feed.rows[epoch_rows(feed.columns["position"][feed.rows], dials.seed, epoch, feed.chances[feed.rows])]
         expected = log_expected(feed, rows, dials.batch_size // 2)
         made += [(shop, rows[part], expected) for part in batches(feed.periods[rows], dials.batch_size, dials.seed, epoch)]
     return [made[i] for i in np.random.default_rng([dials.seed, epoch, 2]).permutation(len(made))]
 
 
-def train_epoch(towers: Towers, feeds: Mapping[str, Feed], adam: Adam, dials: TrainDials, epoch: int, bf16: bool) -> float:
+def ahead(make: Callable, wanted: Iterable[tuple]) -> Iterator:
+    "What `make` makes of each, in order, made by one thread beside the caller's, who takes one while the next two are made."
+    waiting = deque()
+    with ThreadPoolExecutor(1) as worker:
+        for one in wanted:
+            waiting.append(worker.submit(make, *one))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        yield from (made.result() for made in waiting)
+
+
+def train_epoch(towers: Towers, feeds: Mapping[str, Feed], adam: Adam, dials: TrainDials, epoch: int, bf16: bool, team: Team = Team()) -> float:
     "One pass over the pairs; the mean loss."
-    rng, losses = np.random.default_rng([dials.seed, epoch, 3]), []
-    for shop, rows, expected in tqdm(epoch_batches(feeds, dials, epoch), desc=f"epoch {epoch + 1}", leave=False, disable=None):
-        feed = feeds[shop]
-        batch, nums = make_batch(feed, rows, draw_extra(feed, rows, dials.batch_size // 2, rng), expected)
+    rng, losses = np.random.default_rng([dials.seed, epoch, 3 + 10 * team.rank]), []
+    drawn = lambda shop, rows, expected: (shop, *make_batch(feeds[shop], rows, draw_extra(feeds[shop], rows, dials.batch_size // 2, rng), expected))
+    wanted = team.share(epoch_batches(feeds, dials, epoch))
+    for shop, batch, nums in tqdm(ahead(drawn, wanted), desc=f"epoch {epoch + 1}", total=len(wanted), leave=False, disable=None):
         with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
             loss = batch_loss(towers, shop, batch, nums)
         loss.backward()
+        team.average(towers)
         adam.step(1 - 0.9 * epoch / dials.epochs)
         losses.append(loss.item())
     return float(np.mean(losses))
@@ -500,33 +601,36 @@ def train_towers(
     dials: TrainDials = TrainDials(),
     work_dir: Path | str | None = None,  # checkpoints; None = none are kept
     start: Mapping[str, Start] | None = None,  # ALS: shop -> where its users start
+    team: Team = Team(),  # who trains along
 ) -> Trained:
     "Train until the places of the held-out pairs get no better; the best epoch's towers are returned, untrained ones where none is better."
-    feeds = {name: Feed(shop, pairs, dials.batch_size, dials.seed, None if start is None else start[name], dials.half_life_days)
+    feeds = {name: Feed(shop, pairs, dials.batch_size, dials.seed, None if start is None else start[name], dials.half_life_days, dials.max_pairs)
              for name, (shop, pairs) in sorted(shops.items())}
     with same_every_time(dials.seed):
         towers = Towers(config)
         if config.kind == "content":
             for name, feed in feeds.items():
                 towers.items.begin(name, feed.shop.vectors)
+        for feed in feeds.values():
+            feed.given = given_of(towers, feed.shop)
         adam = Adam(towers, dials.learning_rate)
         key = training_key(config, feeds, dials)
         path = None if work_dir is None else Path(work_dir) / f"towers-{key[:16]}.ckpt"
         was_there = path is not None and path.exists()
         resumed = load_checkpoint(path, key, towers, adam) if was_there else None
         losses, best = ([], _copy(towers)) if resumed is None else (resumed[0]["losses"], resumed[1])
-        _run(towers, feeds, adam, dials, losses, best, path, key)
+        _run(towers, feeds, adam, dials, losses, best, path, key, team)
         towers.load_state_dict(best)
     return Trained(towers.eval(), losses, int(was_there and resumed is None))
 
 
 def _run(towers: Towers, feeds: dict[str, Feed], adam: Adam, dials: TrainDials,
-         losses: list[dict[str, float]], best: dict[str, Tensor], path: Path | None, key: str) -> None:  # fmt: skip
+         losses: list[dict[str, float]], best: dict[str, Tensor], path: Path | None, key: str, team: Team) -> None:  # fmt: skip
     "Epochs until enough, 0 = the towers as they begin; `losses` and `best` are kept up to date in place."
     bf16 = bf16_is_faster()
     while len(losses) <= dials.epochs and not stopped(losses):
         epoch = len(losses)
-        train = train_epoch(towers, feeds, adam, dials, epoch - 1, bf16) if epoch else None
+        train = train_epoch(towers, feeds, adam, dials, epoch - 1, bf16, team) if epoch else None
         losses.append(loss_row(epoch, train, {name: held_out(towers, feed) for name, feed in feeds.items()}))
         refuse_divergence(towers, losses[-1], dials)
         if best_epoch(losses) == epoch:
@@ -646,14 +750,15 @@ def loss_picture(losses: list[dict[str, float | None]], title: str = "the loss f
     figure.tight_layout()
     return figure
 
-# %% ../../nbs/52_towers.train.ipynb #780547ab
+# %% ../../nbs/52_towers.train.ipynb #7b6fe358
 def save_trained(shops: Mapping[str, TowerShop], pairs: Mapping, config: TowerConfig, dials: TrainDials, missing: Mapping[str, str],
-                 out_dir: Path, work_dir: Path | str, stem: str, starts: Mapping | None = None) -> dict:  # fmt: skip
+                 out_dir: Path, work_dir: Path | str, stem: str, starts: Mapping | None = None,
+                 train: Callable[..., Trained] = train_towers) -> dict:  # fmt: skip
     "Train and write; where no shop can be trained on, only the reasons are written."
     record = {"dials": dials._asdict(), "missing": dict(missing)}
     losses, thrown_away = [], 0
     if shops:
-        trained = train_towers({name: (shop, pairs[name]) for name, shop in shops.items()}, config, dials, work_dir or None, starts)
+        trained = train({name: (shop, pairs[name]) for name, shop in shops.items()}, config, dials, work_dir or None, starts)
         losses, thrown_away = trained.losses, trained.thrown_away
         TowerModel.of(trained, shops, record).save(out_dir, stem)
     else:

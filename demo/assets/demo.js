@@ -1,0 +1,61 @@
+const THINGS = '[data-item],[data-pick],[data-user],[data-visitor],[data-surprise],[data-add],[data-close],[data-clear],[data-undo],[data-reset],[data-shut]';
+const SMALL = 448; // px: a photo is made this small before it leaves the browser
+const shared = (window.recsysDemo ??= {});
+const at = (target) => { const found = target.closest(THINGS); return found && element.contains(found) ? found : null; };
+const key = (thing) => JSON.stringify({...thing.dataset});
+const say = (target) => {
+  const thing = at(target);
+  if (!thing) return false;
+  shared.last = key(thing);
+  if (thing.dataset.item && !element.closest('#detail')) shared.opener = thing;
+  trigger('select', {...thing.dataset});
+  return true;
+};
+const form = (target) => Object.fromEntries(new FormData(target));
+
+element.addEventListener('click', (event) => say(event.target));
+element.addEventListener('keydown', (event) => {
+  if ((event.key === 'Enter' || event.key === ' ') && event.target.getAttribute('role') === 'button' && say(event.target)) event.preventDefault();
+  if (event.key === 'Escape' && element.querySelector('[data-close],[data-shut]')) say(element.querySelector('[data-close],[data-shut]'));
+});
+element.addEventListener('submit', (event) => {
+  event.preventDefault();
+  if (event.target.dataset.form !== 'adjust') trigger('select', form(event.target));
+});
+element.addEventListener('input', (event) => {
+  const moved = event.target.closest('[data-form=adjust]');
+  if (!moved) return;
+  if (event.target.type === 'range') event.target.nextElementSibling.value = Number(event.target.value).toFixed(2);
+  clearTimeout(shared.later);
+  shared.later = setTimeout(() => trigger('select', {adjust: form(moved)}), 120);
+});
+element.addEventListener('change', async (event) => {
+  if (event.target.type !== 'file' || !event.target.files.length) return;
+  const [file] = event.target.files;
+  event.target.value = '';
+  try {
+    const image = await createImageBitmap(file);
+    const scale = Math.min(1, SMALL / Math.max(image.width, image.height));
+    const canvas = Object.assign(document.createElement('canvas'), {width: Math.max(1, image.width * scale), height: Math.max(1, image.height * scale)});
+    const pen = canvas.getContext('2d');
+    pen.fillStyle = '#fff';
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    trigger('select', {photo: canvas.toDataURL('image/jpeg', 0.85)});
+  } catch {
+    trigger('select', {photo: 'none'});
+  }
+});
+element.addEventListener('error', (event) => { if (event.target.tagName === 'IMG') event.target.remove(); }, true);
+
+watch('value', () => {
+  if (element.closest('#link')) return window.history.replaceState(null, '', element.textContent.trim() || window.location.pathname);
+  if (element.closest('#detail') && element.querySelector('.detail')) {
+    element.scrollIntoView({block: 'nearest'});
+    element.querySelector('.close').focus({preventScroll: true});
+  } else if (document.activeElement === document.body && shared.last) { // what had the focus was drawn anew
+    const again = [...element.querySelectorAll(THINGS)].find((thing) => key(thing) === shared.last);
+    if (again) again.focus({preventScroll: true});
+    else if (element.closest('#detail') && shared.opener?.isConnected) shared.opener.focus({preventScroll: true});
+  }
+});
