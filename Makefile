@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long trust quality demo api lab export lint clean
+.PHONY: help run test test-long trust quality bench demo api lab export lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,17 @@ quality: $(STAMP)  ## the figures about quality, on the real data in RECSYS_REAL
 	$(BIN)/python benchmarks/quality.py hm
 	$(BIN)/python benchmarks/quality.py rr
 	$(BIN)/python benchmarks/quality.py engines
+
+bench: $(STAMP)  ## the figures about speed, each against its peer in the same run (some hours; leave the machine alone)
+	$(BIN)/python benchmarks/river.py sample --record
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/als.py --record
+	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/towers.py --record
+	$(BIN)/python benchmarks/topk.py --record
+	$(BIN)/python benchmarks/evaluation.py --record
+	$(BIN)/python benchmarks/growth.py
+	for figure in start rate similar overload swap sigterm fuzz soak; do $(BIN)/python benchmarks/service.py $$figure --record || exit 1; done
 
 demo: $(STAMP)  ## the demo, in a browser
 	$(BIN)/recsys demo

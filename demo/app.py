@@ -75,7 +75,7 @@ def safe(text: object) -> str:
 
 
 def label(strategy: str) -> str:
-    return STRATEGIES.get(strategy, (strategy.replace("_", " "),))[0]
+    return STRATEGIES.get(strategy, (strategy.replace("_", " ").capitalize(),))[0]
 
 
 def leaf(card: Card) -> str:
@@ -114,15 +114,16 @@ def because(engine: Engine, card: Card) -> str:
 
 def product(engine: Engine, card: Card, rank: int, bar: float | None = None, mark: str = "", only: bool = False) -> str:
     "An item in a list."
-    place = leaf(card) if card.has_image else (card.category or "").replace(" > ", " › ")  # the tile says the leaf already
-    line = " · ".join(filter(None, [card.facets.get("colour", ""), place]))
+    colour, path = card.facets.get("colour", ""), (card.category or "").replace(" > ", " › ")
+    line = f"{colour} · {leaf(card)}" if colour and card.category else colour or (leaf(card) if card.has_image else path)  # a tile says the leaf already
     price = f'<span class="price">{card.price:,.2f}</span>' if card.price is not None and card.price >= 1 else ""
     score = f'<div class="bar" title="score {card.score:.3f}"><i style="width:{bar:.0f}%"></i></div>' if bar is not None else ""
     chips = "".join(f'<span class="chip {safe(name.split()[0])}">{safe(name)}</span>' for name in card.badges)
     marked = f'<p class="mark">{safe(mark)}</p>' if mark else ""
     body = (f'<b class="rank">{rank}</b><div class="shot">{picture(card, alt=named(card))}<div class="chips">{chips}</div></div>{score}'
             f'<h4>{safe(card.title)}</h4><p class="facts">{safe(line)}{price}</p>{because(engine, card)}{marked}')  # fmt: skip
-    return button(f"product{' only' if only else ''}", "item", card.item_id, body, label=". ".join(filter(None, [f"{rank}. {named(card)}", card.why, *card.badges, mark])))
+    said = ". ".join(filter(None, [f"{rank}. {named(card)}", card.why, *card.badges, mark]))
+    return button(f"product{' only' if only else ''}", "item", card.item_id, body, label=said)
 
 
 def bars(cards: list[Card]) -> list[float | None]:
@@ -180,16 +181,20 @@ def person(name: str, somebody: Person, chosen: bool) -> str:
     if not any(card.has_image for card in somebody.items):
         tiles = f'<div class="count"><b>{somebody.n_events}</b>events</div>'
     facts = f"{somebody.n_events} events · {somebody.taste}" if name in PERSONAS.values() else somebody.taste
-    body = f'<div class="collage">{tiles}</div><h4>{safe(name)}</h4><p class="facts">{safe(facts)}</p>'
+    body = f'<div class="collage">{tiles}</div><h3>{safe(name)}</h3><p class="facts">{safe(facts)}</p>'
     return button(f"person{' chosen' if chosen else ''}", "user", somebody.raw_id, body, pressed=str(chosen).lower(), label=f"{name}: {somebody.taste}")
 
 
 def people_html(engine: Engine, visit: Visit) -> str:
     n, examples = len(visit.picks), kept(engine, visit.dataset, "people", lambda: people(engine, visit.dataset))
-    new = f'<div class="collage plus">+</div><h4>New visitor</h4><p class="facts">{f"{n} picked" if n else "no history at all"}</p>'
-    chance = '<div class="collage plus">?</div><h4>Surprise me</h4><p class="facts">somebody by chance</p>'
+    new = f'<div class="collage plus">+</div><h3>New visitor</h3><p class="facts">{f"{n} picked" if n else "no history at all"}</p>'
+    chance = '<div class="collage plus">?</div><h3>Surprise me</h3><p class="facts">somebody by chance</p>'
     first = button(f"person new{' chosen' if visit.user is None else ''}", "visitor", 1, new, pressed=str(visit.user is None).lower())
-    return f'<div class="people">{first}{button("person", "surprise", 1, chance)}{"".join(person(name, one, one.raw_id == visit.user) for name, one in examples)}</div>'
+    others = "".join(person(name, one, one.raw_id == visit.user) for name, one in examples)
+    return f'<div class="people">{first}{button("person", "surprise", 1, chance)}{others}</div>'
+
+
+TOOLS = '<span class="tools"><button class="quiet" data-undo="1">undo</button><button class="quiet" data-clear="1">start over</button></span>'
 
 
 def history_html(engine: Engine, visit: Visit) -> str:
@@ -198,7 +203,7 @@ def history_html(engine: Engine, visit: Visit) -> str:
     if visit.user is None:
         cards = [engine.item(item, visit.dataset) for item in reversed(visit.picks)]
         title, empty = "Picked so far", "Nothing yet. Pick what you like: the shop starts to learn at the first click."
-        tools = '<span class="tools"><button class="quiet" data-undo="1">undo</button><button class="quiet" data-clear="1">start over</button></span>' if cards else ""
+        tools = TOOLS if cards else ""
     else:
         cards = engine.history(visit.user, visit.dataset, N_HISTORY)
         title, empty = "What they did", "We have never seen them: a stranger."
@@ -227,18 +232,21 @@ def diverse(engine: Engine, dataset: str) -> list[Card]:
     return [card for _, card in sorted(zip(keys, cards, strict=True), key=lambda pair: pair[0])][:N_OFFERED]
 
 
+def tile(card: Card, chosen: bool) -> str:
+    body = f"{picture(card, 240, named(card))}<h4>{safe(card.title)}</h4>"
+    return button(f"pick{' chosen' if chosen else ''}", "pick", card.item_id, body, pressed=str(chosen).lower(), label=named(card))
+
+
 def offer_html(engine: Engine, visit: Visit) -> str:
     "What somebody new can pick from."
     try:
         cards = kept(engine, visit.dataset, "offer", lambda: diverse(engine, visit.dataset))
     except RecsysError:  # a shop that does not know what is popular
         return ""
-    tile = lambda card: button(f"pick{' chosen' if card.item_id in visit.picks else ''}", "pick", card.item_id,
-                               f"{picture(card, 240, named(card))}<h4>{safe(card.title)}</h4>", pressed=str(card.item_id in visit.picks).lower(), label=named(card))  # fmt: skip
     n, kind = len(visit.picks), "" if any(card.has_image for card in cards) else " words"
     title = f"Pick three you like <small>{n} of {ENOUGH}</small>" if n < ENOUGH else "Pick more"
     return (f'<details class="offer"{" open" if n < ENOUGH else ""}><summary><h3>{title}</h3></summary>'
-            f'<div class="picks{kind}">{"".join(map(tile, cards))}</div></details>')  # fmt: skip
+            f'<div class="picks{kind}">{"".join(tile(card, card.item_id in visit.picks) for card in cards)}</div></details>')  # fmt: skip
 
 
 def answered(visit: Visit, reply: Reply) -> str:
@@ -257,25 +265,28 @@ def beside(engine: Engine, visit: Visit) -> str:
     one, two = ask(engine, visit, visit.strategy, N_BESIDE), ask(engine, visit, visit.compare, N_BESIDE, tuned=False)
     places = [{card.item_id: n for n, card in enumerate(reply.items, 1)} for reply in (one, two)]
     both, columns = places[0].keys() & places[1].keys(), []
-    changed = " with your changes" if visit.diversity or visit.weights else ""
+    changed = "with your changes" if visit.diversity or visit.weights else ""
     for letter, other, reply, there, note in (("A", "B", one, places[1], changed), ("B", "A", two, places[0], "")):
-        alone = [card.item_id for card in reply.items if card.item_id not in both]
+        alone = [card.item_id for card in reply.items if card.item_id not in both] if both else []  # nothing in common: nothing stands out
         marks = {card.item_id: f"also {other}, place {there[card.item_id]}" if card.item_id in both else f"only in {letter}" for card in reply.items}
-        columns.append(f'<section class="column"><h3><b class="letter">{letter}</b> {safe(label(reply.strategy))}<small>{note}</small></h3>{listed(engine, visit, reply, marks, alone)}</section>')
+        title = f'<h3><b class="letter">{letter}</b>{safe(label(reply.strategy))} <small>{note}</small></h3>'
+        columns.append(f'<section class="side">{title}{listed(engine, visit, reply, marks, alone)}</section>')
     return f'<p class="overlap"><b>{len(both)} of {max(map(len, places))}</b> in both</p><div class="beside">{"".join(columns)}</div>'
 
 
 def recommended_html(engine: Engine, visit: Visit) -> str:
     "The answer of the strategy, and who really gave it."
-    offer = offer_html(engine, visit) if visit.user is None else ""
-    name = safe("a new visitor" if visit.user is None else f"customer {brief(visit.user)}")
+    offer, who = offer_html(engine, visit) if visit.user is None else "", ""
     try:
         if visit.compare:
-            return f'{offer}<section class="panel"><h3>Recommended for {name}</h3>{beside(engine, visit)}</section>'
-        reply = ask(engine, visit, visit.strategy, N_ITEMS)
+            body = beside(engine, visit)
+        else:
+            reply = ask(engine, visit, visit.strategy, N_ITEMS)
+            who, body = f"<small>{safe(label(reply.answered_by))}</small>", listed(engine, visit, reply)
     except RecsysError as problem:
-        return f'{offer}<section class="panel"><h3>Recommended for {name}</h3><p class="empty">{safe(problem)}</p></section>'
-    return f'{offer}<section class="panel"><h3>Recommended for {name} <small>{safe(label(reply.answered_by))}</small></h3>{listed(engine, visit, reply)}</section>'
+        body = f'<p class="empty">{safe(problem)}</p>'
+    name = "a new visitor" if visit.user is None else f"customer {brief(visit.user)}"
+    return f'{offer}<section class="panel"><h3>Recommended for {safe(name)} {who}</h3>{body}</section>'
 
 
 def parts_html(engine: Engine, visit: Visit) -> str:
@@ -286,10 +297,11 @@ def parts_html(engine: Engine, visit: Visit) -> str:
     except RecsysError:
         return ""
     most = max((abs(part.adds) for part in told.parts), default=0) or 1
-    rows = "".join(f'<li><b>{safe(label(part.strategy))}</b><div class="bar{" minus" if part.adds < 0 else ""}" title="adds {part.adds:.3f}">'
-                   f'<i style="width:{100 * abs(part.adds) / most:.0f}%"></i></div><span>{safe(part.reason.text)}</span></li>' for part in told.parts[:5])  # fmt: skip
-    place = f"place {told.place}" if told.place else "not among the first hundred"
-    return f'<div class="parts"><h3>Why for {"you" if visit.user is None else "them"} <small>{safe(label(told.answered_by))}, {place}</small></h3><ul>{rows}</ul></div>' if rows else ""
+    bar = lambda part: (f'<div class="bar{" minus" if part.adds < 0 else ""}" title="adds {part.adds:.3f}">'
+                        f'<i style="width:{100 * abs(part.adds) / most:.0f}%"></i></div>')  # fmt: skip
+    rows = "".join(f"<li><b>{safe(label(part.strategy))}</b>{bar(part)}<span>{safe(part.reason.text)}</span></li>" for part in told.parts[:5])
+    title = f"{label(told.answered_by)}, " + (f"place {told.place}" if told.place else "not among the first hundred")
+    return f'<div class="parts"><h3>Why for {"you" if visit.user is None else "them"} <small>{safe(title)}</small></h3><ul>{rows}</ul></div>' if rows else ""
 
 
 def detail_html(engine: Engine, visit: Visit) -> str:
@@ -299,7 +311,8 @@ def detail_html(engine: Engine, visit: Visit) -> str:
     card, like = engine.item(visit.item, visit.dataset), engine.similar(visit.item, N_SIMILAR, visit.dataset)
     facets = "".join(f"<li><span>{safe(name.replace('_', ' '))}</span>{safe(value)}</li>" for name, value in list(card.facets.items())[:6])
     text = (engine.text(visit.item, visit.dataset) or "").split("\n")[-1][:400]
-    return (f'<section class="detail"><button class="close" data-close="1" aria-label="close">×</button><div class="shown">{picture(card, 960, named(card))}</div>'
+    return (f'<section class="detail"><button class="close" data-close="1" aria-label="close">×</button>'
+            f'<div class="shown">{picture(card, 960, named(card))}</div>'
             f'<div class="about"><p class="facts">{safe(card.category or "")}</p><h2>{safe(card.title)}</h2><p class="text">{safe(text)}</p><ul>{facets}</ul>'
             f'<button class="add" data-add="{card.item_id}">Add to a new visitor’s history</button></div>'
             f'<div class="like">{parts_html(engine, visit)}<h3>Similar items</h3>{grid(engine, like.items, "six")}</div></section>')  # fmt: skip
@@ -327,24 +340,27 @@ def parts_of(engine: Engine, visit: Visit) -> Mapping[str, float]:
     return dict(getattr(scorer, "weights", None) or {})
 
 
-def slider(name: str, title: str, value: float) -> str:
-    return f'<label class="slider"><span>{safe(title)}</span><input type="range" name="{safe(name)}" min="0" max="1" step="0.05" value="{value:.2f}"><output>{value:.2f}</output></label>'
+def slider(name: str, title: str, value: float, usual: float = 0.0) -> str:
+    moved = f'<input type="range" name="{safe(name)}" min="0" max="1" step="0.05" value="{value:.2f}" data-usual="{usual:.2f}"><output>{value:.2f}</output>'
+    return f'<label class="slider"><span>{safe(title)}</span>{moved}</label>'
 
 
 def adjust_html(engine: Engine, visit: Visit) -> str:
     "For experts: another strategy beside, variety, and how much each part of the hybrid says."
-    options = "".join(f'<option value="{key}"{" selected" if key == visit.compare else ""}>{safe(name)}</option>' for name, key in choices(engine, visit.dataset))
-    weights = parts_of(engine, visit)
-    mixed = "".join(slider(f"weight:{part}", label(part), visit.weights.get(part, weight)) for part, weight in weights.items())
-    kind = "" if mixed else '<p class="facts">Weights can be moved where the strategy is a hybrid.</p>'
+    option = lambda name, key: f'<option value="{key}"{" selected" if key == visit.compare else ""}>{safe(name)}</option>'
+    options = "".join(option(name, key) for name, key in choices(engine, visit.dataset))
+    compare = f'<label class="slider"><span>Compare with</span><select name="compare"><option value="">nothing</option>{options}</select></label>'
+    mixed = "".join(slider(f"weight:{part}", label(part), visit.weights.get(part, weight), weight) for part, weight in parts_of(engine, visit).items())
+    mixed = mixed or '<p class="facts">Weights can be moved where the strategy is a hybrid.</p>'
     opened = " open" if visit.compare or visit.diversity or visit.weights else ""
-    return (f'<details class="adjust"{opened}><summary>Adjust: compare, variety, weights</summary><form data-form="adjust"><label class="slider"><span>Compare with</span>'
-            f'<select name="compare"><option value="">nothing</option>{options}</select></label>{slider("diversity", "Variety", visit.diversity)}{mixed}{kind}'
-            '<button class="quiet" type="button" data-reset="1">as it was</button></form></details>')  # fmt: skip
+    reset = '<button class="quiet" type="button" data-reset="1">as it was</button>'
+    form = f'<form data-form="adjust">{compare}{slider("diversity", "Variety", visit.diversity)}{mixed}{reset}</form>'
+    return f'<details class="adjust"{opened}><summary>Adjust: compare, variety, weights</summary>{form}</details>'
 
 
 def adjusted(engine: Engine, visit: Visit, form: Mapping[str, object]) -> Visit:
     "The visit under what the sliders say; whatever is no number of theirs is left out."
+
     def number(name: str, usual: float) -> float:
         try:
             value = float(str(form.get(name, usual))[:8])
@@ -366,9 +382,12 @@ def adjusted(engine: Engine, visit: Visit, form: Mapping[str, object]) -> Visit:
 def seek_html(engine: Engine, visit: Visit) -> str:
     "Words, and a photograph where the shop can compare one."
     why_not = engine.can_search(visit.dataset)["image"]
-    photo = ('<label class="photo" title="Search by a photo: it is made small here and not kept"><input type="file" accept="image/*" aria-label="Search by a photo">Photo</label>'
-             if why_not is None else f'<span class="photo off" tabindex="0" title="{safe(why_not)}" aria-label="No search by photo: {safe(why_not)}">Photo</span>')  # fmt: skip
-    return f'<form role="search" data-form="seek"><input type="search" name="text" maxlength="200" placeholder="Search the shop" aria-label="Search the shop">{photo}</form>'
+    file = '<input type="file" accept="image/*" aria-label="Search by a photo">'
+    photo = f'<label class="photo" title="Search by a photo: it is made small in the browser and not kept">{file}Photo</label>'
+    if why_not is not None:
+        photo = f'<button type="button" class="photo off" data-photo="1" title="{safe(why_not)}">Photo</button>'
+    box = '<input type="search" name="text" maxlength="200" placeholder="Search the shop" aria-label="Search the shop">'
+    return f'<form role="search" data-form="seek">{box}{photo}</form>'
 
 
 def unpacked(photo: object) -> bytes:
@@ -387,12 +406,13 @@ def results_html(engine: Engine, visit: Visit, data: Mapping[str, object]) -> st
     text = str(data.get("text", "")).strip()[:200]
     title = "Like your photo" if "photo" in data else f"Found for “{text}”"
     try:
-        found = engine.search(image=unpacked(data["photo"]), k=N_FOUND, dataset=visit.dataset) if "photo" in data else engine.search(text, k=N_FOUND, dataset=visit.dataset)
-        note = "" if len(found.items) else f'<p class="empty">{safe(found.reason)}</p>'
-        body = note or grid(engine, found.items, "six said")
+        if "photo" in data and (why_not := engine.can_search(visit.dataset)["image"]):
+            raise RecsysError(f"No search by photo here: {why_not}.")
+        found = engine.search(text, unpacked(data["photo"]) if "photo" in data else None, N_FOUND, visit.dataset)
+        body = grid(engine, found.items, "six said") if found.items else f'<p class="empty">{safe(found.reason)}</p>'
     except RecsysError as problem:
         body = f'<p class="empty">{safe(problem)}</p>'
-    return f'<section class="panel results"><h3>{safe(title)}<button class="close" data-shut="1" aria-label="close the search">×</button></h3>{body}</section>'
+    return f'<section class="panel results"><h2>{safe(title)}<button class="close" data-shut="1" aria-label="close the search">×</button></h2>{body}</section>'
 
 
 # --- how good is it
@@ -412,13 +432,13 @@ def measured(shop) -> str:  # recsys.serving.bundle.Shop
     if not ranked:
         return '<p class="empty">This bundle carries no evaluation: it was made by an older run, or from a run without the step “evaluate”.</p>'
     most, shown = max(row["hi"] for row in ranked) or 1, [metric for metric in METRICS if any(row[1] == metric for row in rows)]
-    cell = lambda row: f'<td>{row["value"]:.3f} <small>{row["lo"]:.3f}–{row["hi"]:.3f}</small></td>' if row else "<td>–</td>"
+    cell = lambda row: f"<td>{row['value']:.3f} <small>{row['lo']:.3f}–{row['hi']:.3f}</small></td>" if row else "<td>–</td>"
     body = "".join(f'<tr><th scope="row">{safe(label(top["strategy"]))}</th><td class="drawn">{interval(top, most)}</td>'
                    f'{"".join(cell(rows.get((top["strategy"], metric))) for metric in shown)}</tr>' for top in ranked)  # fmt: skip
     heads = "".join(f'<th scope="col">{METRICS[metric]}@{ranked[0]["k"]}</th>' for metric in shown)
-    note = f'{ranked[0]["n_users"]:,} people of the test days; the line is a 95 % interval: where two overlap, the data do not say which is better.'
-    return (f'<p class="facts">{note}</p><div class="scroll" tabindex="0" role="region" aria-label="Figures of all strategies"><table><thead><tr><th scope="col">Strategy</th>'
-            f'<th scope="col">{METRICS[first]}, drawn</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>')  # fmt: skip
+    note = f"{ranked[0]['n_users']:,} people of the test days; the line is a 95 % interval: where two overlap, the data do not say which is better."
+    return (f'<p class="facts">{note}</p><div class="scroll" tabindex="0" role="region" aria-label="Figures of all strategies"><table><thead><tr>'
+            f'<th scope="col">Strategy</th><th scope="col">{METRICS[first]}, drawn</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>')  # fmt: skip
 
 
 def day(ms: object) -> str:
@@ -431,8 +451,9 @@ def limits(engine: Engine, dataset: str) -> list[str]:
     cutoff, cards = shop.about.get("cutoff") or {}, shop.shelf
     timed = cutoff.get("test_at") and shop.interactions.time_unit != "order"
     blank = sum(image is None for image in cards["image"])
+    tested = f"Tested on what was chosen between {day(cutoff['test_at'])} and {day(cutoff['end_at'])}: the tested models knew nothing later." if timed else ""
     said = [
-        f"Tested on what was chosen between {day(cutoff['test_at'])} and {day(cutoff['end_at'])}, by models that knew nothing later than the first day." if timed else "",
+        tested,
         "A test on the past counts only what was chosen then: something better that nobody was shown counts as wrong.",
         f"{shop.interactions.n_users:,} users, {shop.interactions.n_items:,} items, {shop.interactions.n_events:,} events.",
         f"{blank:,} of {len(cards['image']):,} items have no picture here; they show a tile with their category." if blank else "",
@@ -469,10 +490,12 @@ def linked(engine: Engine, query: str) -> Visit:
     if asked.get("user"):
         visit = replace(visit, user=asked["user"][:128])
     elif "picks" in asked:
-        visit = replace(visit, user=None, picks=tuple(dict.fromkeys(filter(None, (known(engine, visit, item) for item in asked["picks"].split(",")[:MOST_PICKS])))))
+        picks = (known(engine, visit, item) for item in asked["picks"].split(",")[:MOST_PICKS])
+        visit = replace(visit, user=None, picks=tuple(dict.fromkeys(filter(None, picks))))
     if asked.get("strategy") in ready:
         visit = replace(visit, strategy=asked["strategy"])
-    return replace(adjusted(engine, visit, {name: asked[name] for name in ("compare", "diversity") if name in asked}), item=known(engine, visit, asked.get("item")))
+    tuned = {name: asked.get(name) for name in ("compare", "diversity")}
+    return replace(adjusted(engine, visit, tuned), item=known(engine, visit, asked.get("item")))
 
 
 def known(engine: Engine, visit: Visit, item: str | None) -> int | None:
@@ -534,7 +557,7 @@ def touched(before: Visit, after: Visit, data: Mapping[str, object]) -> set[str]
     if (before.user, before.picks) != (after.user, after.picks):
         parts |= {"people", "detail", "past", "found"}
     if (before.compare, before.diversity, before.weights) != (after.compare, after.diversity, after.weights):
-        parts |= {"found"} | ({"adjust"} if "reset" in data else set())
+        parts |= {"found"}
     return parts
 
 
@@ -542,16 +565,17 @@ def build(engine: Engine) -> gr.Blocks:
     "The page."
     start = first_visit(engine, engine.datasets[0])
     titles = [(str(engine.shop(name).about.get("title") or name), name) for name in engine.datasets]
+    pills = {"show_label": False, "container": False, "elem_classes": "pills"}
     with gr.Blocks(title="Recommendations", analytics_enabled=False, fill_width=True) as blocks:
         visit, made = gr.State(start), {}
         with gr.Row(elem_id="top"):
-            gr.HTML('<h1>Recommendations</h1><p>Pick somebody, choose how to recommend, open anything.</p>', apply_default_css=False, elem_id="brand")
-            shop = gr.Radio(titles, value=start.dataset, label="Shop", show_label=False, container=False, elem_id="shop", elem_classes="pills", visible=len(titles) > 1)
+            gr.HTML("<h1>Recommendations</h1><p>Pick somebody, choose how to recommend, open anything.</p>", apply_default_css=False, elem_id="brand")
+            shop = gr.Radio(titles, value=start.dataset, label="Shop", elem_id="shop", visible=len(titles) > 1, **pills)
             made["seek"] = page("seek")
         results = page("results")
         who = page("who", WHO)
         made["people"] = page("people")
-        strategy = gr.Radio(choices(engine, start.dataset), value=start.strategy, label="Strategy", show_label=False, container=False, elem_id="strategy", elem_classes="pills")
+        strategy = gr.Radio(choices(engine, start.dataset), value=start.strategy, label="Strategy", elem_id="strategy", **pills)
         made["explain"] = gr.HTML("", elem_id="explain", apply_default_css=False)
         made["adjust"], made["detail"] = page("adjust"), page("detail")
         with gr.Row(elem_id="both"):

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'BASED_ON_ALL', 'WORDS', 'COLOUR', 'N_EVIDENCE', 'Evidence', 'Reason', 'PartShare', 'Teller', 'segment_words',
            'part_shares']
 
-# %% ../nbs/72_reasons.ipynb #a639121b
+# %% ../nbs/72_reasons.ipynb #8229a939
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from .data.catalog import Catalog
 from .data.interactions import Queries
 from .data.schema import EVENT_KINDS
 from .scorers.base import Scorer
-from .scorers.because import FACTS, Opinion, Terms, because, opinions
+from .scorers.because import FACTS, Terms, because, opinions
 from .scorers.segment_popularity import SegmentPopularityScorer
 
 # %% ../nbs/72_reasons.ipynb #daed671a
@@ -55,7 +55,7 @@ class PartShare:
     reason: Reason
     evidence: tuple[Evidence, ...] = ()  # the events that add most, best first
 
-# %% ../nbs/72_reasons.ipynb #cdc431ae
+# %% ../nbs/72_reasons.ipynb #ca099c71
 KINDS = {"content": "similar_to", "item_knn": "often_bought_with", "ease": "often_bought_with", "transitions": "often_bought_with",
          "same_product": "other_colour", "repurchase": "bought_before"}  # fmt: skip
 BASED_ON_ALL = {"popularity", "segment_popularity", "trending"}  # on what everybody did
@@ -98,7 +98,8 @@ class Teller:
         if (same := self._same_for_all(scorer, part, query)) is not None:
             return [(Reason(same[0], part, share, same[1]), ()) for share in shares]
         found = self._evidence(query, because(scorer, query, nums), n)
-        return [(self._reason(part, share, num, events), tuple(event for _, event in events)) for num, share, events in zip(nums.tolist(), shares, found, strict=True)]
+        return [(self._reason(part, share, num, events), tuple(event for _, event in events))
+                for num, share, events in zip(nums.tolist(), shares, found, strict=True)]  # fmt: skip
 
     def _same_for_all(self, scorer: Scorer, part: str, query: Queries) -> tuple[str, str] | None:
         "Kind and words of a reason that hangs on no event; None where one does."

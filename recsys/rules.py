@@ -181,7 +181,7 @@ def _values(catalog: Catalog, name: str) -> pd.Series:
 def _is(catalog: Catalog, name: str, value: str) -> np.ndarray:
     return in_category(catalog, value) if name == "category" else (_values(catalog, name) == value.casefold()).to_numpy()
 
-# %% ../nbs/71_rules.ipynb #c43f36c9
+# %% ../nbs/71_rules.ipynb #0eefa722
 def rerank(
     nums: np.ndarray,  # (n,) candidates, best first
     scores: np.ndarray,  # (n,)
@@ -189,7 +189,7 @@ def rerank(
     k: int,
 ) -> np.ndarray:
     "Places, in `nums`, of the k best that the rules leave, best first; equal ones keep their order."
-    lowest = scores.min(initial=0) if not len(scores) else scores.min()
+    lowest = scores.min() if len(scores) else 0.0
     lifted = lowest + (scores - lowest) * applied.factor[nums]
     order = [place for place in np.argsort(-lifted, kind="stable").tolist() if applied.stays[nums[place]]]
     counts: list[dict[int, int]] = [{} for _ in applied.groups]

@@ -41,7 +41,7 @@ def trigrams(word: str) -> set[str]:
     marked = f"^{word}$"
     return {marked[place : place + 3] for place in range(len(marked) - 2)} or {marked}
 
-# %% ../nbs/73_search.ipynb #c87614ec
+# %% ../nbs/73_search.ipynb #1cdec54f
 K1, B = 1.2, 0.75  # how fast mentions saturate, how much length counts: the usual ones
 ALIKE = 0.5  # Dice of trigrams from which two words are taken for one: dress and dresses have .62
 MOST_ALIKE = 3  # other words a word is taken for
@@ -83,7 +83,8 @@ class WordIndex:
     def alike(self, word: str) -> list[tuple[str, float]]:
         "Words of this shop that a word may mean, itself first, with how sure that is."
         found = trigrams(word)
-        shared = np.bincount(np.concatenate([np.zeros(0, np.int64), *(self.holders.get(trigram, []) for trigram in found)]).astype(np.int64), minlength=len(self.sizes))
+        holders = np.concatenate([np.zeros(0, np.int64), *(self.holders.get(trigram, []) for trigram in found)]).astype(np.int64)
+        shared = np.bincount(holders, minlength=len(self.sizes))
         dice = 2 * shared / (len(found) + self.sizes)
         near = [(self.words[place], float(dice[place])) for place in np.flatnonzero(dice >= ALIKE) if self.words[place] != word]
         near = sorted(near, key=lambda pair: (-pair[1], pair[0]))[:MOST_ALIKE]

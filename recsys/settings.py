@@ -37,7 +37,7 @@ Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Weights = Annotated[dict[str, float], BeforeValidator(_pairs)]
 Dials = Annotated[list[Literal["als", "item_knn", "transitions", "ease", "weights"]], BeforeValidator(_split)]
 
-# %% ../nbs/02_settings.ipynb #4779ceb7
+# %% ../nbs/02_settings.ipynb #ac0637cc
 class Settings(BaseModel):
     "Every dial of the workbench."
 
@@ -70,6 +70,7 @@ class Settings(BaseModel):
 
     # recommending
     repeat: str = Field("", pattern=r"^(|allow|forbid|window\(\d+\))$", description="already bought items: allow, forbid, window(days); empty = the shop's own")
+    rules: Path | None = Field(None, description="yaml of business rules that service and demo apply after ranking; goes with the bundle")
     weights: Weights = Field({"content": 0.4, "als": 0.4, "als_tower": 0.2}, description="hybrid: weight of each strategy, e.g. content:.4,als:.4,als_tower:.2")
     tune: Dials = Field([], description="searched on the valid window before the final fit: als, item_knn, transitions, ease, weights")
     tune_trials: int = Field(20, ge=1, description="trials of each search")

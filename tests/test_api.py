@@ -21,7 +21,7 @@ from recsys.serving.engine import open_engine
 from recsys.store import sealed, write_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from service import adversarial  # noqa: E402 - the benchmark's own
+from service import adversarial
 
 USER, ITEM = made.customer(1), made.article(1)
 

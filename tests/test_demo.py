@@ -1,5 +1,6 @@
 """The demo in a real browser: what a visitor sees, clicks and never sees."""
 
+import io
 import json
 import re
 import shutil
@@ -7,12 +8,16 @@ import threading
 import time
 
 import httpx
+import pyarrow as pa
 import pytest
 import serving_shop as made
 import uvicorn
+from PIL import Image
 
 from recsys.api.main import create_app
+from recsys.data.schema import DAY_MS, EVENTS, write_table
 from recsys.pipeline.bundle import bundle
+from recsys.serving.engine import Engine
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SEARCH = "#who input"
@@ -21,10 +26,27 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 PATIENCE = 15_000  # ms a click may take on a busy machine before the test gives up
 
 
+MEASURED = {"popularity": (0.11, 0.08, 0.14), "hybrid": (0.31, 0.27, 0.35)}  # strategy -> value, lo, hi
+
+
+def evaluated(inputs, folder):
+    "The artifacts with what an evaluation leaves behind: figures with intervals, and what the first customer took in the test days (everything)."
+    rows = [{"dataset": "wear", "strategy": name, "metric": metric, "k": 12, "slice": "all", "value": value, "lo": lo, "hi": hi, "n_users": 40, "reason": None}
+            for name, (value, lo, hi) in MEASURED.items() for metric in ("ndcg", "hit_rate", "recall")]  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(rows))
+    items = [made.item_id(num) for num in range(made.N_ITEMS)]
+    columns = {"dataset": ["wear"] * len(items), "user_id": [made.customer_id(1)] * len(items), "item_id": items, "event": ["purchase"] * len(items),
+               "ts": [made.AT + DAY_MS] * len(items), "quantity": [1] * len(items), "price": [None] * len(items)}  # fmt: skip
+    table = pa.table({name: pa.array(column, EVENTS.field(name).type) for name, column in columns.items()})
+    write_table(table, inputs["split"] / "test_wear.parquet", EVENTS)
+    return inputs | {"evaluate": folder}
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     "A server with the demo on the made-up shops."
-    bundle(made.make_artifacts(tmp_path_factory.mktemp("artifacts")), folder := tmp_path_factory.mktemp("bundle"))
+    inputs = made.make_artifacts(tmp_path_factory.mktemp("artifacts"))
+    bundle(evaluated(inputs, tmp_path_factory.mktemp("evaluated")), folder := tmp_path_factory.mktemp("bundle"))
     server = uvicorn.Server(uvicorn.Config(create_app(bundle=folder, demo="demo.app"), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -58,12 +80,12 @@ def visit(context, address):
     "Opens the demo as a new visitor; at the end nothing may have failed, and nobody else may have been asked."
     pages, elsewhere, broken = [], [], []
 
-    def open_page():
+    def open_page(query=""):
         pages.append(page := context.new_page())
         page.set_default_timeout(PATIENCE)
         page.on("request", lambda request: elsewhere.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None)
         page.on("pageerror", lambda error: broken.append(str(error)))
-        page.goto(f"{address}/demo", timeout=60_000, wait_until="commit")
+        page.goto(f"{address}/demo/{query}", timeout=60_000, wait_until="commit")
         page.wait_for_selector("#found .product", timeout=60_000)
         return page
 
@@ -92,18 +114,221 @@ def test_the_first_sight(visit):
     page.wait_for_function("[...document.querySelectorAll('#found img')].filter(i => i.complete && i.naturalWidth > 0).length >= 6")
     heights = page.locator("#found .product .shot .pic").evaluate_all("all => [...new Set(all.map(e => Math.round(e.getBoundingClientRect().height)))]")
     assert len(heights) == 1, "all cards have one size"
+    assert all(page.locator("#found .product .why p").all_inner_texts()) and page.locator("#found .why p").count() == 15, "every card has its reason"
+    widths = page.locator("#found .product .bar i").evaluate_all("all => all.map(e => parseFloat(e.style.width))")
+    assert widths[0] == 100 and widths == sorted(widths, reverse=True) and widths[-1] > 0
+    assert page.locator("#found .evidence img").count() > 0 and page.locator("#found .chip").count() > 0
 
 
 def test_another_person_another_strategy(visit):
     page = visit()
     first = titles(page)
-    page.click("#people .person >> nth=4")
+    page.click("#people .person >> nth=6")
     second = changed(page, first)
     assert page.locator("#people .chosen").count() == 1
     about = page.inner_text("#explain .explain")
     page.click("#strategy label >> text=Bestsellers")
     changed(page, second)
     assert page.inner_text("#explain .explain") != about and "Bestsellers" in page.inner_text("#found h3")
+
+
+def pick(page, nth):
+    page.click(f"#found .pick >> nth={nth}")
+
+
+def test_two_strategies_side_by_side(visit):
+    "What both lists show is counted and marked, what only one shows stands out."
+    page = visit()
+    page.click("#adjust summary")
+    page.select_option("#adjust select", "popularity")
+    page.wait_for_selector("#found .side")
+    a, b = (page.locator(f"#found .side >> nth={n}").locator(".product").evaluate_all("all => all.map(e => e.dataset.item)") for n in (0, 1))
+    both = set(a) & set(b)
+    assert len(a) == len(b) == 12 and 0 < len(both) < 12 and page.inner_text("#found .overlap") == f"{len(both)} of 12 in both"
+    only = page.locator("#found .product.only").evaluate_all("all => all.map(e => e.dataset.item)")
+    assert sorted(only) == sorted(set(a) ^ set(b))
+    marks = dict(zip(a, page.locator("#found .side >> nth=0").locator(".mark").all_inner_texts(), strict=True))
+    assert all(marks[item] == (f"also B, place {b.index(item) + 1}" if item in both else "only in A") for item in a)
+    lefts = lambda: page.locator("#found .side").evaluate_all("all => all.map(e => e.getBoundingClientRect().left)")
+    assert len(set(lefts())) == 2
+    page.set_viewport_size({"width": 375, "height": 800})
+    assert len(set(lefts())) == 1, "on a phone one stands under the other"
+    page.click("[data-reset]")
+    page.wait_for_selector("#found .side", state="detached")
+    assert page.input_value("#adjust select") == ""
+
+
+def test_sliders_rank_anew(visit):
+    "Variety and the weights of the hybrid's parts change the list at once; `as it was` brings the first one back."
+    page = visit()
+    first = titles(page)
+    page.click("#adjust summary")
+    page.fill("#adjust input[name=diversity]", "0.9")
+    various = changed(page, first)
+    assert page.inner_text("#adjust output >> nth=0") == "0.90" and "diversity=0.9" in page.url
+    page.click("[data-reset]")
+    assert changed(page, various) == first and page.input_value("#adjust input[name=diversity]") == "0"
+    for part in ("content", "item_knn"):
+        page.fill(f"#adjust input[name='weight:{part}']", "0")
+    weighted = changed(page, first)
+    page.wait_for_timeout(300)
+    weighted = titles(page)
+    page.click("#strategy label >> text='Bestsellers'")
+    page.wait_for_function("document.querySelector('#found h3 small').innerText === 'Bestsellers'")
+    assert titles(page) == weighted and not page.locator("#adjust input[name^=weight]").count(), "only popularity was left"
+
+
+def test_personas(visit):
+    page = visit()
+    events = []
+    for name in ("Heavy shopper", "Light shopper"):
+        page.click(f"#people .person >> text={name}")
+        page.wait_for_function("name => document.querySelector('#people .chosen h3')?.innerText === name", arg=name)
+        events.append(page.locator("#past .small").count())
+    assert events[0] > events[1] > 0
+    drawn = set()
+    for _ in range(4):  # the same person twice in a row: one time in forty
+        page.click("[data-surprise]")
+        page.wait_for_timeout(400)
+        drawn.add(page.url)
+    assert len(drawn) > 1 and page.locator("#past .small").count() > 0
+
+
+def test_a_customer_who_took_what_is_shown(visit):
+    page = visit(f"?user={made.customer(1)}")
+    assert page.locator("#found .chip.hit").count() == 15
+
+
+def test_three_picks(visit):
+    "A new visitor picks from different kinds of things; the list follows every pick; one back, and all back."
+    page = visit("?picks=")
+    assert page.locator("#found .pick").count() == 12 and "0 of 3" in page.inner_text("#found .offer")
+    kinds = [title.split()[1] for title in page.locator("#found .pick h4").all_inner_texts()[:5] if not title.startswith("<")]
+    assert len(set(kinds)) == len(kinds), "every kind once before any comes again"
+    seen, picked = [titles(page)], []
+    for n in range(3):
+        picked.append(page.get_attribute(f"#found .pick >> nth={2 * n}", "data-pick"))
+        pick(page, 2 * n)
+        seen.append(changed(page, seen[-1]))
+        assert page.locator("#past .small").count() == n + 1 and page.locator("#found .pick.chosen").count() == n + 1
+    assert not page.locator("#found .offer[open]").count(), "three are enough"
+    assert not set(picked) & set(page.locator("#found .product").evaluate_all("all => all.map(e => e.dataset.item)"))
+    page.click("[data-undo]")
+    assert changed(page, seen[3]) == seen[2] and page.locator("#past .small").count() == 2 and page.locator("#found .offer[open]").count() == 1
+    pick(page, 0)  # picked already: taken back
+    changed(page, seen[2])
+    page.click("[data-clear]")
+    page.wait_for_selector("#past .empty")
+    page.wait_for_function("document.querySelector('#found .offer').innerText.includes('0 of 3')")
+
+
+def test_words_find_things(visit):
+    page = visit()
+    for words, says in (("olive jacket", "Olive jacket"), ("trouser navi", "Navy trousers")):
+        page.fill("#seek input", words)
+        page.press("#seek input", "Enter")
+        page.wait_for_function("words => document.querySelector('#results h2')?.innerText.includes(words)", arg=words)
+        assert titles(page, "#results")[0].startswith(says)
+    page.click("#results .product >> nth=0")
+    page.wait_for_selector("#detail .detail")
+    page.fill("#seek input", "<script>window.hacked=1</script> zzzz")
+    page.press("#seek input", "Enter")
+    page.wait_for_function("document.querySelector('#results h2')?.innerText.includes('zzzz')")
+    page.click("#results .close")
+    page.wait_for_selector("#results .results", state="detached")
+    page.click("#seek .photo")
+    assert "photo" in page.inner_text("#results .empty"), "why there is no search by photo is said"
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_photo_is_made_small_before_it_is_sent(visit, monkeypatch, tmp_path):
+    "The browser sends a small jpeg, whatever was chosen; what is no picture is refused in words."
+    came = []
+    words = Engine.search
+
+    def search(self, text="", image=None, k=12, dataset=None):
+        came.append(image)
+        return words(self, "navy", None, k, dataset)
+
+    monkeypatch.setattr(Engine, "can_search", lambda self, dataset=None: {"words": None, "text": None, "image": None})
+    monkeypatch.setattr(Engine, "search", search)
+    Image.effect_noise((3000, 2000), 60).convert("RGB").save(photo := tmp_path / "photo.png")
+    (none := tmp_path / "none.png").write_bytes(b"<svg onload=alert(1)>")
+    page = visit()
+    page.set_input_files("#seek input[type=file]", photo)
+    page.wait_for_selector("#results .product")
+    (sent,) = came
+    with Image.open(io.BytesIO(sent)) as image:
+        assert image.format == "JPEG" and image.size == (448, 298) and len(sent) < 150_000
+    page.set_input_files("#seek input[type=file]", none)
+    page.wait_for_selector("#results .empty >> text=no picture")
+    assert len(came) == 1
+
+
+def test_how_good_it_is(visit):
+    page = visit()
+    page.click("#quality summary")
+    rows = page.locator("#quality tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows] == ["Hybrid", "Bestsellers"] and "0.310 0.270–0.350" in " ".join(rows[0].split())
+    assert "licence" in page.inner_text("#quality") and page.locator("#quality li").count() >= 4
+    page.click("#shop label >> text=parts")
+    page.wait_for_function("document.querySelector('#quality').textContent.includes('carries no evaluation')")
+
+
+def test_a_link_shows_the_same_again(visit):
+    "The address follows what is shown, and opens it again; whatever in it does not exist is passed over."
+    page = visit()
+    page.click("#people .person >> nth=5")
+    page.wait_for_function("document.querySelectorAll('#people .person')[5].classList.contains('chosen')")
+    page.click("#strategy label >> text=Looks alike")
+    page.wait_for_function("document.querySelector('#found h3 small').innerText === 'Looks alike'")
+    page.click("#adjust summary")
+    page.select_option("#adjust select", "popularity")
+    page.wait_for_selector("#found .side")
+    page.click("#found .product >> nth=1")
+    page.wait_for_selector("#detail .detail")
+    page.wait_for_function("location.search.includes('item=')")
+    shown = lambda page: (titles(page), page.inner_text("#detail h2"), page.inner_text("#people .chosen"), page.input_value("#adjust select"))
+    again = visit(page.url.split("/demo/")[1])
+    again.wait_for_selector("#detail .detail")
+    assert shown(again) == shown(page) and again.url == page.url
+    strange = visit("?shop=none&strategy=none&compare=%3Cb%3E&item=../x&diversity=nan&picks=1,x,&user=&more=1&item=99999999999999999999")
+    assert "strategy=hybrid" in strange.url and "item=" not in strange.url and not strange.locator("#detail .detail").count() and len(titles(strange)) == 15
+
+
+def test_by_keyboard(visit):
+    "Tab reaches a card, Enter opens it, the focus goes along and comes back; every picture and button says what it is."
+    page = visit()
+    page.focus("#found .product >> nth=1")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    opened = page.evaluate("document.activeElement.dataset.item")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.matches('#detail .close')")
+    assert outline == "solid" and f"item={opened}" in page.url
+    assert page.get_attribute("#detail .shown img", "alt")
+    assert not page.evaluate("[...document.querySelectorAll('img')].filter(i => !i.hasAttribute('alt')).length")
+    page.keyboard.press("Escape")
+    page.wait_for_function("opened => document.activeElement.matches(`#found [data-item='${opened}']`)", arg=opened)
+    silent = """[...document.querySelectorAll('button, input, select, [role=button]')]
+        .filter(e => e.checkVisibility() && !e.ariaLabel && !e.innerText?.trim() && !e.labels?.length).map(e => e.outerHTML)"""
+    assert not page.evaluate(silent)
+
+
+STICKS_OUT = """[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && !e.closest('.people, .past, .pills, .scroll, #link, #query')
+    && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+
+
+def test_nothing_sticks_out(visit):
+    "At every width all is in sight, but what has a bar of its own to move it along."
+    page = visit("?picks=&compare=popularity")
+    page.click("#quality summary")
+    page.click("#found .product >> nth=0")
+    page.wait_for_selector("#detail .detail")
+    for width in (375, 768, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert not page.evaluate(STICKS_OUT) and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_an_item_opens_with_similar_ones(visit):

@@ -58,10 +58,7 @@ def test_a_term_is_what_the_score_loses_without_the_event(shop, name):
         terms = because(scorer, query, nums)
         with_all = scorer.score(query, nums).astype(float)
         without = np.nan_to_num(scorer.score(without_each(query, places), nums).astype(float))
-        if name == "ease":  # what would be below zero is not said
-            keep = (without > 0) & (terms.events.T > 0)
-        else:
-            keep = np.ones(without.shape, bool)
+        keep = (without > 0) & (terms.events.T > 0) if name == "ease" else np.ones(without.shape, bool)  # ease: below zero is not said
         np.testing.assert_allclose((with_all - without)[keep], terms.events.T[keep], rtol=1e-3, atol=1e-5)
         lost += keep.sum()
     assert lost > 100

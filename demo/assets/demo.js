@@ -1,12 +1,17 @@
-const THINGS = '[data-item],[data-pick],[data-user],[data-visitor],[data-surprise],[data-add],[data-close],[data-clear],[data-undo],[data-reset],[data-shut]';
+const THINGS = '[data-item],[data-pick],[data-user],[data-visitor],[data-surprise],[data-add],[data-close],[data-clear],[data-undo],[data-reset],[data-shut],[data-photo]';
 const SMALL = 448; // px: a photo is made this small before it leaves the browser
 const shared = (window.recsysDemo ??= {});
 const at = (target) => { const found = target.closest(THINGS); return found && element.contains(found) ? found : null; };
 const key = (thing) => JSON.stringify({...thing.dataset});
+const asItWas = (form) => {
+  for (const range of form.querySelectorAll('[data-usual]')) range.nextElementSibling.value = range.value = range.dataset.usual;
+  form.elements.compare.value = '';
+};
 const say = (target) => {
   const thing = at(target);
   if (!thing) return false;
   shared.last = key(thing);
+  if (thing.dataset.reset) asItWas(thing.form);
   if (thing.dataset.item && !element.closest('#detail')) shared.opener = thing;
   trigger('select', {...thing.dataset});
   return true;
@@ -31,7 +36,8 @@ element.addEventListener('input', (event) => {
 });
 element.addEventListener('change', async (event) => {
   if (event.target.type !== 'file' || !event.target.files.length) return;
-  const [file] = event.target.files;
+  const [file] = event.target.files, waiting = event.target.closest('.photo');
+  waiting.setAttribute('aria-busy', 'true');
   event.target.value = '';
   try {
     const image = await createImageBitmap(file);
@@ -49,6 +55,7 @@ element.addEventListener('change', async (event) => {
 element.addEventListener('error', (event) => { if (event.target.tagName === 'IMG') event.target.remove(); }, true);
 
 watch('value', () => {
+  if (element.closest('#results')) document.querySelector('.photo[aria-busy]')?.removeAttribute('aria-busy');
   if (element.closest('#link')) return window.history.replaceState(null, '', element.textContent.trim() || window.location.pathname);
   if (element.closest('#detail') && element.querySelector('.detail')) {
     element.scrollIntoView({block: 'nearest'});

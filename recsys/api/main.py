@@ -545,7 +545,7 @@ class Counts:
         version = "" if standing.engine is None else standing.engine.bundle.version
         return "\n".join([*lines, "# TYPE recsys_ready gauge", f'recsys_ready{{bundle="{version}"}} {int(bool(version))}', ""])
 
-# %% ../../nbs/92_api.main.ipynb #83b9f58a
+# %% ../../nbs/92_api.main.ipynb #9b235b4d
 def engine_of(request: Request):
     "The engine, or a 503 that says why there is none."
     standing = request.app.state.standing
@@ -587,7 +587,8 @@ def model_fields(engine) -> dict:
     for name, shop in engine.shops.items():
         ready = {strategy.name: strategy.reason for strategy in engine.strategies(name)}
         sizes = {"n_users": shop.interactions.n_users, "n_items": shop.interactions.n_items, "n_events": shop.interactions.n_events}
-        window = {"first": int(shop.interactions.past.ts.min(initial=shop.interactions.at)), "until": int(shop.interactions.at), "unit": shop.interactions.time_unit}
+        at, times = int(shop.interactions.at), shop.interactions.past.ts
+        window = {"first": int(times.min(initial=at)), "until": at, "unit": shop.interactions.time_unit}
         said[name] = sizes | {"data": window, "cutoff": shop.about.get("cutoff"), "repeat": shop.recommender.repeat, "strategies": ready,
                               "search": engine.can_search(name), "rules": asdict(engine.rules[name]), "metrics": shop.metrics}  # fmt: skip
     hashes = {name: file["sha256"] for name, file in about.get("files", {}).items()}

@@ -88,7 +88,7 @@ class Protocol:
         users = ", ".join(f"{len(part.rows):,} {part.name}" for part in self.slices)
         return f"Protocol {self.queries.dataset}: users {users}; {self.allowed.sum():,} items allowed; k {', '.join(map(str, self.ks))}"
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #8f47ea4c
+# %% ../../nbs/81_evaluation.protocol.ipynb #9525731b
 def make_protocol(
     interactions: Interactions,  # everything before the cutoff
     user_ids: np.ndarray,  # (T,) who took something after it; with `queries`: the row of the question
@@ -107,7 +107,8 @@ def make_protocol(
     targets = targets_of(rows, item_nums, (len(judged), interactions.n_items))
     every = np.ones(interactions.n_items, dtype=bool) if allowed is None else allowed
     asked = interactions.queries(judged) if queries is None else _chosen(queries, judged)
-    facts, exclude = item_facts(buyers_of(interactions.past, interactions.n_items), interactions.n_users, vectors), exclusion(asked, interactions.n_items, repeat)
+    facts = item_facts(buyers_of(interactions.past, interactions.n_items), interactions.n_users, vectors)
+    exclude = exclusion(asked, interactions.n_items, repeat)
     parted = ways(interactions, asked, targets, every, catalog, attributes)
     return Protocol(asked, targets, interactions.first_sold != NEVER, every, facts, exclude, tuple(sorted({*ks, *LEAST_KS})), parted)
 

@@ -30,7 +30,7 @@ import pyarrow.csv as pacsv
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
-# %% ../../nbs/pipeline/04_als.ipynb #24dc3800
+# %% ../../nbs/pipeline/04_als.ipynb #c0a6c7de
 class Factors(NamedTuple):
     "One vector per user and item that occurs."
 
@@ -40,7 +40,7 @@ class Factors(NamedTuple):
     item_vectors: np.ndarray  # (I, d) float32
 
 
-CELL = {"user": pa.int32(), "item": pa.int32(), "weight": pa.float32()}
+CELL = {"user": pa.int64(), "item": pa.int64(), "weight": pa.float32()}
 
 
 def read_interactions_csv(path: Path | str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -196,14 +196,16 @@ def _spark_rows(frame) -> np.ndarray:  # frame: DataFrame id, features
     flat = table["features"].combine_chunks()
     return flat.values.to_numpy(zero_copy_only=False).reshape(len(flat), -1)[np.argsort(table["id"].to_numpy())].astype(np.float32)
 
-# %% ../../nbs/pipeline/04_als.ipynb #58d4c93e
+# %% ../../nbs/pipeline/04_als.ipynb #8c044cbb
 ENGINES = ("implicit", "spark")
 
 
 def occurring(
     nums: np.ndarray,  # (R,) >= 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    "The distinct nums, ascending, and which of them each is: np.unique without sorting."
+    "The distinct nums, ascending, and which of them each is: np.unique, without sorting where nums are row numbers."
+    if nums.max() > 10 * len(nums) + 1_000_000:  # ids of another kind: a table of all below the highest would be mostly empty
+        return np.unique(nums, return_inverse=True)
     there = np.bincount(nums) > 0
     return np.flatnonzero(there), (np.cumsum(there, dtype=np.int32) - 1)[nums]
 

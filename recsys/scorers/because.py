@@ -109,7 +109,7 @@ def als_terms(
     system = np.diag(fold_in.together + penalty) + (items.T * confidence) @ items
     return np.linalg.solve(system, fold_in.items[nums].T).T @ items.T * (1 + confidence)  # y' A^-1 Y'(1 + C), term by term
 
-# %% ../../nbs/69_scorers.because.ipynb #bcb01e4b
+# %% ../../nbs/69_scorers.because.ipynb #b740126c
 FACTS = "facts"  # what a ranker knows besides its sources: sales, age, price
 
 
@@ -136,7 +136,8 @@ def _(scorer: HybridScorer, query: Queries, nums: np.ndarray) -> dict[str, Opini
         scale = scorer.scale(part, query)
         if share[0, 0] > 0 and np.isfinite(scale.floor[0, 0]):  # a part silent for the whole query has given its weight away
             said = np.array(scorer.scorers[part].score(query, nums), dtype=np.float32)
-            found[part] = Opinion(float(share[0, 0]), said[0].astype(np.float64), scale.apply(said.copy(), scorer.kinds[part])[0].astype(np.float64), np.zeros(0))
+            levels = scale.apply(said.copy(), scorer.kinds[part])[0].astype(np.float64)
+            found[part] = Opinion(float(share[0, 0]), said[0].astype(np.float64), levels, np.zeros(0))
     total = sum(opinion.weight for opinion in found.values())
     return {part: said._replace(weight=said.weight / total, adds=said.levels * said.weight / total) for part, said in found.items()}
 

@@ -240,7 +240,7 @@ class Bundle:
         sizes = {name: (shop.interactions.n_users, shop.interactions.n_items) for name, shop in self.shops.items()}
         return f"Bundle {self.version}: " + ", ".join(f"{name} ({users:,} users, {items:,} items)" for name, (users, items) in sizes.items())
 
-# %% ../../nbs/90_serving.bundle.ipynb #8ef2a118
+# %% ../../nbs/90_serving.bundle.ipynb #9b9219d9
 def image_root(
     named: object,  # as settings gave it, or None
     home: Path,
@@ -264,10 +264,11 @@ def load_shop(folder: Path, dataset: str, about: Mapping[str, object], home: Pat
     truth = read_truth(folder / "split" / f"test_{dataset}.parquet", interactions, about.get("target_events") or ())
     ready = read_served(folder, dataset, interactions, scorers)
     landing = Landing.load(path) if (path := landing_path(folder / "faiss", dataset)).exists() else None
-    (shop := Shop(dataset, about, interactions, catalog, scorers, recommender, *names, landing, truth, read_metrics(folder, dataset), ready)).shelf  # filled now, not while the first visitor waits
+    shop = Shop(dataset, about, interactions, catalog, scorers, recommender, *names, landing, truth, read_metrics(folder, dataset), ready)
+    shop.shelf  # filled now, not while the first visitor waits
     return shop
 
-# %% ../../nbs/90_serving.bundle.ipynb #d9ee91a0
+# %% ../../nbs/90_serving.bundle.ipynb #5d61ef73
 SERVED = "served"  # folder of these
 GRAPH_FROM = 2_000_000  # numbers to compare: a millisecond
 READY_BYTES = 2**28  # of user vectors at most; beyond that they are made when somebody asks
@@ -312,10 +313,11 @@ def read_served(folder: Path, dataset: str, interactions: Interactions, scorers:
     if isinstance(als := scorers.get("als"), AlsScorer):
         ready["als"] = als.user_rows
     if wrong := [name for name, vectors in ready.items() if len(vectors) != interactions.n_users]:
-        raise ArtifactError(f"the user vectors of {wrong[0]} are {len(ready[wrong[0]]):,}, the users {interactions.n_users:,}: they belong to two runs; {REMEDY}")
+        raise ArtifactError(f"the user vectors of {wrong[0]} are {len(ready[wrong[0]]):,}, the users {interactions.n_users:,}: "
+                            f"they belong to two runs; {REMEDY}")  # fmt: skip
     return ready
 
-# %% ../../nbs/90_serving.bundle.ipynb #be5b8f65
+# %% ../../nbs/90_serving.bundle.ipynb #f3ae8ce8
 def read_metrics(folder: Path, dataset: str) -> list[dict]:
     "What the evaluation measured of a shop, the figures with an interval; none where the bundle has none."
     if not (path := folder / "evaluate" / "metrics.json").exists():
@@ -330,7 +332,8 @@ def read_truth(path: Path, interactions: Interactions, kinds: Sequence[str]) -> 
         return None
     events = read_table(path, EVENTS, ["user_id", "item_id", "event"]).to_pandas()
     events = events[events["event"].isin(kinds)] if kinds else events
-    users, items = (known.nums(events[name].to_numpy(), missing="negative") for known, name in ((interactions.users, "user_id"), (interactions.items, "item_id")))
+    users = interactions.users.nums(events["user_id"].to_numpy(), missing="negative")
+    items = interactions.items.nums(events["item_id"].to_numpy(), missing="negative")
     known = (users >= 0) & (items >= 0)
     taken = csr_array((np.ones(known.sum(), np.float32), (users[known], items[known])), shape=(interactions.n_users, interactions.n_items))
     taken.sum_duplicates()

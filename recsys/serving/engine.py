@@ -295,7 +295,7 @@ def describe_person(shop: Shop, num: int, shown: int = 4) -> Person:
     pictured = sorted(cards, key=lambda card: not card.has_image)  # stable: the newest first
     return Person(user_id, shop.users.name(user_id) or str(user_id), shop.dataset, len(past.item_nums), taste, pictured[:shown])
 
-# %% ../../nbs/91_serving.engine.ipynb #4fed14d7
+# %% ../../nbs/91_serving.engine.ipynb #f168b52c
 FOUND, LIKE_WEIGHT = 200, 0.4  # hits by words that are looked at; what likeness adds, where saying all the words adds 1
 N_MODELS = 5  # best hits that say what is meant
 
@@ -313,7 +313,8 @@ def said(hits: Hits, asked: np.ndarray | None, vectors: np.ndarray | None, shop:
     nums = nums[scores[nums] > 0]
     words, by_words = list(dict.fromkeys(word for meant in hits.words.values() for word in meant)), set(hits.nums.tolist())
     like = f"like {shop.shelf['title'][hits.nums[0]]}" if asked is None and len(hits.nums) else "looks like what you wrote"
-    told = [Reason("found", "words", 1.0, f"says {' '.join(shop.words.says(num, words))}") if num in by_words else Reason("found", "content", 1.0, like) for num in nums.tolist()]
+    told = [Reason("found", "words", 1.0, f"says {' '.join(shop.words.says(num, words))}") if num in by_words else Reason("found", "content", 1.0, like)
+            for num in nums.tolist()]  # fmt: skip
     return nums, scores[nums].tolist(), told
 
 
@@ -326,7 +327,7 @@ def seen(looks: np.ndarray, vectors: np.ndarray | None, k: int, allowed: np.ndar
     nums = top.nums[0][top.nums[0] >= 0]
     return nums, top.scores[0][: len(nums)].tolist(), [Reason("found", "content", 1.0, "looks like your picture")] * len(nums)
 
-# %% ../../nbs/91_serving.engine.ipynb #96b1ce71
+# %% ../../nbs/91_serving.engine.ipynb #2a259dfa
 SIMILAR_BY = ("content", "item_knn", "als", "two_tower")  # who is asked what is like an item, the next where one has nothing to say
 POOL = 100  # candidates that rules and variety choose from; four times as many where too few of them are left
 
@@ -407,8 +408,9 @@ class Engine:
         notes = [*found.notes, *([f"{ignored} of {len(history)} items of the history are unknown here"] if ignored else [])]
         told = self._tellers[shop.dataset].tell(found.scorer, queries, found.nums) if explained and len(found.nums) else [None] * len(found.nums)
         said = zip(found.scores.tolist(), told, badges(shop, queries, found.nums), strict=True)
-        cards = make_cards(shop, found.nums, [{"score": score, "why": reason and reason.text, "reason": reason, "badges": on} for score, reason, on in said])
-        return Reply(shop.dataset, user_id, bool(queries.has_history[0]), asked, found.scorer.name, "; ".join(notes) or None, cards, self.bundle.version)
+        dressed = [{"score": score, "why": reason and reason.text, "reason": reason, "badges": on} for score, reason, on in said]
+        return Reply(shop.dataset, user_id, bool(queries.has_history[0]), asked, found.scorer.name, "; ".join(notes) or None,
+                     make_cards(shop, found.nums, dressed), self.bundle.version)  # fmt: skip
 
     def _who(self, user: int | str | None, history: Sequence | None, dataset: str | None) -> tuple[Shop, int | None, Queries, int]:
         "The shop, the user's id, the question, and how many items of the history nobody knows."

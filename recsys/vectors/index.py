@@ -217,7 +217,7 @@ def nearest(
         found.nums[asks], found.scores[asks] = _settled(nums, scores, best_is_high=True)
     return found
 
-# %% ../../nbs/31_vectors.index.ipynb #b251d2ef
+# %% ../../nbs/31_vectors.index.ipynb #41465724
 GRAPH_WIDTH = 400  # candidates looked at: a hybrid wants the hundred best of each part
 TRIED = 5000  # items on which the two ways are compared
 TRIED_K = 100
@@ -271,7 +271,8 @@ class ItemGraph:
         "Read what `save` wrote; whoever calls has checked the hashes, FAISS does not."
         index, nums = faiss.read_index(str(path)), load_file(Path(path).with_suffix(".safetensors"))["nums"]
         if index.ntotal != len(nums):
-            raise ArtifactError(f"{Path(path).name} holds {index.ntotal:,} vectors, {len(nums):,} nums lie beside it: they belong to two runs; make the bundle again")
+            raise ArtifactError(f"{Path(path).name} holds {index.ntotal:,} vectors, {len(nums):,} nums lie beside it: they belong to two runs; "
+                                "make the bundle again")  # fmt: skip
         return cls(index, nums)
 
 
