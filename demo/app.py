@@ -45,10 +45,6 @@ STRATEGIES = {
 
 
 PERSONAS = {"heavy": "Heavy shopper", "light": "Light shopper"}
-LICENCES = {
-    "H&M": "H&M Personalized Fashion Recommendations (Kaggle): non-commercial use, research and teaching only, not to be passed on.",
-    "RetailRocket": "RetailRocket e-commerce data (Kaggle): CC BY-NC-SA 4.0.",
-}
 METRICS = {"ndcg": "NDCG", "hit_rate": "Hit rate", "recall": "Recall"}  # shown, the first with its interval drawn
 
 
@@ -466,7 +462,7 @@ def limits(engine: Engine, dataset: str) -> list[str]:
 def quality_html(engine: Engine, visit: Visit) -> str:
     "Figures, limits, and whose data it is."
     shop, title = engine.shop(visit.dataset), str(engine.shop(visit.dataset).about.get("title") or visit.dataset)
-    licence = shop.about.get("licence") or LICENCES.get(title) or "The bundle does not say under which licence its data may be used."
+    licence = shop.about.get("licence") or "The bundle does not say under which licence its data may be used."
     lines = "".join(f"<li>{safe(line)}</li>" for line in limits(engine, visit.dataset))
     return (f'<details class="quality"><summary>How good is it?</summary>{measured(shop)}<h3>Limits</h3><ul>{lines}</ul>'
             f'<h3>Data</h3><p class="facts">{safe(title)}. {safe(licence)}</p></details>')  # fmt: skip

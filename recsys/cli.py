@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'runs_app', 'store_app', 'console', 'problems', 'Sets', 'RunsDir', 'Ini', 'main', 'run', 'backtest', 'settings',
            'sample', 'doctor', 'runs_ls', 'runs_why', 'runs_diff', 'runs_card', 'runs_track', 'runs_show',
-           'runs_publish', 'runs_export', 'store_ls', 'store_verify', 'store_gc', 'recommend', 'api', 'demo']
+           'runs_publish', 'runs_export', 'store_ls', 'store_verify', 'store_gc', 'recommend', 'recommend_all', 'api',
+           'demo']
 
 # %% ../nbs/95_cli.ipynb #9b4e703b
 import json
@@ -520,7 +521,7 @@ def store_gc(
     after = "deleted" if delete else "could go; nothing was deleted (--delete does it)" if garbage.paths else "could go"
     console.print(f"{freed} {after}; {garbage.kept} artifacts stay", highlight=False)
 
-# %% ../nbs/95_cli.ipynb #499f9ccc
+# %% ../nbs/95_cli.ipynb #170a689a
 @app.command()
 def recommend(
     user: Annotated[str, typer.Argument(help="user id, ours or the shop's own")],
@@ -541,6 +542,22 @@ def recommend(
     for rank, item in enumerate(reply.items, 1):
         table.add_row(str(rank), item.raw_id, item.title, f"{item.score:.4f}")
     console.print(table)
+
+
+@app.command()
+def recommend_all(
+    out: Annotated[Path, typer.Option(help="folder; recommendations_<shop>.parquet are written here")],
+    dataset: Annotated[str | None, typer.Option(help="shop; default all of the bundle")] = None,
+    strategy: Annotated[str | None, typer.Option(help="hybrid, content, als, ...; default the best each shop has")] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="how many for each user")] = 12,
+    engine: Annotated[str, typer.Option(help="duckdb: on this machine; spark: on many")] = "duckdb",
+) -> None:
+    "Recommendations for every user who did something, from the published bundle."
+    from recsys.serving import everyone
+    from recsys.serving.bundle import published
+
+    for name, n in everyone.recommend_all(published(), out, dataset, strategy, top_k, engine).items():
+        console.print(f"{out / f'recommendations_{name}.parquet'}: {n:,} users", highlight=False, soft_wrap=True)
 
 
 @app.command()

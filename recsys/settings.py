@@ -37,7 +37,7 @@ Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Weights = Annotated[dict[str, float], BeforeValidator(_pairs)]
 Dials = Annotated[list[Literal["als", "item_knn", "transitions", "ease", "weights"]], BeforeValidator(_split)]
 
-# %% ../nbs/02_settings.ipynb #ac0637cc
+# %% ../nbs/02_settings.ipynb #f6f0bc08
 class Settings(BaseModel):
     "Every dial of the workbench."
 
@@ -107,6 +107,7 @@ class Settings(BaseModel):
     tower_learning_rate: float = Field(2e-3, gt=0, description="towers: learning rate")
     tower_batch_size: int = Field(1024, ge=2, description="towers: pairs in a batch, each the others' negatives")
     tower_dataset: str = Field("both", description="two_tower: train on one shop by name, or both = all shops of the profile")
+    tower_processes: int = Field(2, ge=1, description="two_tower with engine=spark: processes that share the batches")
     ranker_trees: int = Field(300, ge=1, description="ranker: trees at most (early stopping)")
     ranker_learning_rate: float = Field(0.05, gt=0, description="ranker: how much each tree corrects")
     step_timeout_minutes: float = Field(0, ge=0, description="a step that takes longer is ended; 0 = no limit")

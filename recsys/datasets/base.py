@@ -35,7 +35,7 @@ from ..data.lines import BadLine, raw_text
 from ..data.schema import DAY_MS, EVENT_KINDS, EVENTS, ITEMS, PROPERTIES, REJECTS, USERS
 from ..errors import MissingFileError, SchemaError, SettingsError
 
-# %% ../../nbs/20_datasets.base.ipynb #9fb4921f
+# %% ../../nbs/20_datasets.base.ipynb #f4aa23ac
 @dataclass(frozen=True)
 class Source:
     "The raw files of one shop, and the engine that reads them."
@@ -111,6 +111,7 @@ class DatasetSpec:
     user_key: Sequence[str] = ("user_id",)
     repeats_count: bool = True  # is the quantity the number of such rows, or are they one row logged twice
     display: Mapping[str, str] = field(default_factory=dict)  # words for the demo: kind of event -> what people did
+    licence: str | None = None  # of the public files, where there are some
     full_size: Mapping[str, int] = field(default_factory=dict)  # events, items, users, images of the whole data set, where it is a public one
 
 # %% ../../nbs/20_datasets.base.ipynb #a42e35a5
@@ -179,7 +180,7 @@ def _json_value(value: ir.Value) -> ir.StringValue:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').re_replace("[\\x00-\\x1f]", " ")
     return ibis.literal('"') + ibis.ifelse(value.re_search(r'[\x00-\x1f"\\]'), escaped, value) + ibis.literal('"')
 
-# %% ../../nbs/20_datasets.base.ipynb #e4eaca30
+# %% ../../nbs/20_datasets.base.ipynb #aaeee0a8
 def shops() -> dict[str, DatasetSpec]:
     "Every shop there is an adapter for, by name."
     package = importlib.import_module("recsys.datasets")
@@ -201,7 +202,8 @@ def about_shop(spec: DatasetSpec, source: Source, reading: Reading) -> dict[str,
     root = None if spec.image_root is None else str(source.paths[spec.image_root])
     about = {"title": spec.title, "event_weights": dict(spec.event_weights), "repeat": spec.repeat, "target_events": list(spec.target_events),
              "time_unit": spec.time_unit, "image_root": root, "text_kind": spec.text_kind, "facets": list(spec.facets),
-             "dated": False, "display": dict(spec.display), "full_size": dict(spec.full_size)}  # fmt: skip
+             "dated": False, "display": dict(spec.display), "licence": spec.licence,
+             "full_size": dict(spec.full_size)}  # fmt: skip
     return about | dict(reading.about) | {"notes": list(source.notes)}
 
 # %% ../../nbs/20_datasets.base.ipynb #36bd7317

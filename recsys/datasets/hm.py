@@ -144,7 +144,7 @@ def read_users(source: Source, seen: ir.Table, events: ir.Table) -> ir.Table:
     alone = buyers.group_by("user_id").agg(raw_id=buyers.raw_id.min()).mutate(dataset=ibis.literal("hm"), attributes=ibis.literal("{}"))
     return known.union(alone.select(*known.columns))
 
-# %% ../../nbs/22_datasets.hm.ipynb #00f61f57
+# %% ../../nbs/22_datasets.hm.ipynb #6f367251
 SPEC = DatasetSpec(
     name="hm",
     title="H&M",
@@ -160,5 +160,7 @@ SPEC = DatasetSpec(
     same=("user_id", "item_id", "ts", "price", "channel"),
     user_key=("user_id", "digits"),
     display={"purchase": "bought"},
+    licence="Kaggle's files: non-commercial use, research and teaching only, by the rules of the competition, and not to be passed on; "
+            "a shop that `recsys sample` drew is free of it",  # fmt: skip
     full_size={"events": 28_813_419, "items": 105_542, "users": 1_371_980, "images": 105_100},  # counted on Kaggle's files; repeats are one event
 )

@@ -165,7 +165,7 @@ def read_users(source: Source, seen: ir.Table, events: ir.Table) -> ir.Table:
     marked = ibis.ifelse(busiest.most > BOT_EVENTS_A_DAY, '{"bot": true}', "{}")
     return busiest.select("user_id", dataset=ibis.literal("rr"), raw_id=busiest.user_id.cast("string"), attributes=marked)
 
-# %% ../../nbs/23_datasets.rr.ipynb #391388b8
+# %% ../../nbs/23_datasets.rr.ipynb #3c341cab
 SPEC = DatasetSpec(
     name="rr",
     title="RetailRocket",
@@ -179,6 +179,7 @@ SPEC = DatasetSpec(
     text_kind="opaque",
     facets=("available",),
     same=("user_id", "item_id", "event", "ts", "price", "transactionid"),
+    licence="Kaggle's files: CC BY-NC-SA 4.0; a shop that `recsys sample` drew is free of it",
     full_size={"events": 2_755_641, "items": 235_061, "users": 1_407_580},  # counted on Kaggle's files
     repeats_count=False,  # one event logged twice
     display={"view": "viewed", "cart": "put into the cart", "purchase": "bought"},

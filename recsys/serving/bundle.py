@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FORMAT', 'RULES', 'REMEDY', 'STEPS', 'ONLY', 'LEFT_OUT', 'SHOWN', 'MAX_ID', 'SHELF', 'SERVED', 'GRAPH_FROM',
            'READY_BYTES', 'COSTLY', 'ASKING', 'USERS_AT_ONCE', 'taken', 'link_or_copy', 'write_bundle', 'version_of',
-           'refuse_two_runs', 'find_bundle', 'read_about', 'RawIds', 'Shop', 'Bundle', 'image_root', 'load_shop',
-           'write_served', 'files_of', 'served_path', 'read_served', 'read_metrics', 'read_truth', 'load_bundle']
+           'refuse_two_runs', 'published', 'find_bundle', 'read_about', 'RawIds', 'Shop', 'Bundle', 'image_root',
+           'load_shop', 'write_served', 'files_of', 'served_path', 'read_served', 'read_metrics', 'read_truth',
+           'load_bundle']
 
-# %% ../../nbs/90_serving.bundle.ipynb #1b6f1cb9
+# %% ../../nbs/90_serving.bundle.ipynb #2a0043fa
 import fnmatch
 import json
 import os
@@ -31,6 +32,7 @@ from ..data.split import priced
 from ..errors import ArtifactError, MissingFileError
 from ..recommend import Recommender, load_scorers, sale_weeks
 from ..rules import Rules, read_rules
+from ..runs import project_dir
 from ..scorers.als import AlsScorer
 from ..scorers.base import Missing, Scorer, VectorScorer
 from ..search import Landing, WordIndex, landing_path
@@ -65,8 +67,9 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
 
-# %% ../../nbs/90_serving.bundle.ipynb #1fac7e6e
-SHOWN = ("title", "event_weights", "repeat", "target_events", "time_unit", "image_root", "facets", "display", "text_kind")  # of datasets.json, in bundle.json
+# %% ../../nbs/90_serving.bundle.ipynb #e35cd416
+SHOWN = ("title", "licence", "event_weights", "repeat", "target_events", "time_unit", "image_root", "facets", "display",
+         "text_kind")  # of datasets.json, in bundle.json  # fmt: skip
 
 
 def write_bundle(
@@ -110,7 +113,12 @@ def refuse_two_runs(inputs: Mapping[str, Path]) -> None:  # inputs: step -> fold
                 raise ArtifactError(f"{step} was made from {key[:8]} of the step {read}, here is {told[read]['key'][:8]}: they belong to two runs; "
                                     f"{REMEDY}")  # fmt: skip
 
-# %% ../../nbs/90_serving.bundle.ipynb #ccc3b6e1
+# %% ../../nbs/90_serving.bundle.ipynb #eef5337a
+def published() -> Path:
+    "Where the bundle lies that is to be shown: RECSYS_BUNDLE, else `runs/current`, which `recsys runs publish` sets."
+    return Path(os.environ.get("RECSYS_BUNDLE") or project_dir() / "runs" / "current")
+
+
 def find_bundle(path: Path | str) -> Path:
     "The folder with `bundle.json` that this path means."
     path = Path(path)

@@ -9,7 +9,7 @@ __all__ = ['ALIASES', 'BEST', 'POPULAR', 'STRANGER', 'BADGES', 'NEW_DAYS', 'COLO
            'Event', 'read_history', 'example_users', 'describe_person', 'said', 'seen', 'Answer', 'Engine',
            'open_engine']
 
-# %% ../../nbs/91_serving.engine.ipynb #960bfbe4
+# %% ../../nbs/91_serving.engine.ipynb #0e922362
 import json
 import os
 from collections import Counter
@@ -31,7 +31,7 @@ from ..runs import project_dir
 from ..scorers.base import STRATEGIES, Missing, Scorer, TopK, VectorScorer, best
 from ..scorers.hybrid import N_CANDIDATES, HybridScorer, Mixer
 from ..search import Eye, Hits
-from .bundle import Bundle, RawIds, Shop, load_bundle
+from .bundle import Bundle, RawIds, Shop, load_bundle, published
 
 # %% ../../nbs/91_serving.engine.ipynb #67699d04
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ def seen(looks: np.ndarray, vectors: np.ndarray | None, k: int, allowed: np.ndar
     nums = top.nums[0][top.nums[0] >= 0]
     return nums, top.scores[0][: len(nums)].tolist(), [Reason("found", "content", 1.0, "looks like your picture")] * len(nums)
 
-# %% ../../nbs/91_serving.engine.ipynb #2a259dfa
+# %% ../../nbs/91_serving.engine.ipynb #1f8116d3
 SIMILAR_BY = ("content", "item_knn", "als", "two_tower")  # who is asked what is like an item, the next where one has nothing to say
 POOL = 100  # candidates that rules and variety choose from; four times as many where too few of them are left
 
@@ -629,7 +629,6 @@ def _chosen(nums: np.ndarray, scores: np.ndarray, k: int, applied: Applied | Non
 
 def open_engine(path: Path | str | None = None, rules: Path | str | None = None) -> Engine:
     "The engine on the bundle at this path, else of RECSYS_BUNDLE, else of `runs/current`; rules of a file, else of RECSYS_RULES, else the bundle's."
-    home = project_dir()
-    bundle = load_bundle(path or os.environ.get("RECSYS_BUNDLE") or home / "runs" / "current", home)
+    bundle = load_bundle(path or published(), project_dir())
     rules = rules or os.environ.get("RECSYS_RULES")
     return Engine(bundle, None if rules is None else read_rules(rules))
