@@ -19,6 +19,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from record import Timed, record, show_ratios
 
+from recsys.runner import Watch
+
 ROOT = Path(__file__).resolve().parents[1]
 RECSYS = [sys.executable, "-c", "from recsys.cli import main; main()"]
 SOLD = "transactions_train.csv"
@@ -40,14 +42,14 @@ with open({csv!r}, "rb", buffering=0) as file:
 
 
 def timed(command: Sequence[str]) -> Timed:
-    "Run a command to its end: its seconds, and the most memory that it or a process it started held."
+    "Run a command to its end: its seconds, and the most memory that it and all it started held at a time."
     started = time.perf_counter()
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = child.stdout.read()
-    _, status, used = os.wait4(child.pid, 0)
-    if status:
+    with Watch(child.pid) as watch:  # what the system says when a child has ended counts what its parent held, too
+        said, _ = child.communicate()
+    if child.returncode:
         raise SystemExit(f"{' '.join(command)[:200]} failed:\n{said}")
-    return Timed(time.perf_counter() - started, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), said)
+    return Timed(time.perf_counter() - started, round(watch.peak_mb * 2**20), said)
 
 
 def drawn(folder: Path, customers: int, articles: int, transactions: int) -> Path:

@@ -25,7 +25,7 @@ def test_a_command_that_fails_says_so():
 
 
 def test_peak_memory_is_the_childs():
-    large = ingest.timed([sys.executable, "-c", "x = b'1' * (600 << 20)"])
+    large = ingest.timed([sys.executable, "-c", "import time; x = b'1' * (600 << 20); time.sleep(1)"])
     assert 600 << 20 < large.peak < 660 << 20
 
 
