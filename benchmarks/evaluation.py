@@ -7,17 +7,15 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from record import apart, record
+from record import CACHE, apart, environment, record
 from topk import units
 
 DAYS, NOW_DAY, K = 730, 730, 100
-PATIENCE = 900  # seconds for an environment
 DIMS = {"als": 64, "content": 512, "two_tower": 64, "als_tower": 64}
 NEIGHBOURS = 200
 LIBRARIES = {"recommenders": "recommenders", "RecTools": "rectools", "ranx": "ranx"}  # as we call them: what pip calls them
@@ -172,21 +170,6 @@ print(json.dumps(said))
 """
 
 
-def environment(package: str, cache: Path) -> Path | str:
-    "The python of a library's own environment, made where there is none yet; or why there is none."
-    python = cache / package / "bin" / "python"
-    if not (done := cache / package / ".installed").exists():
-        for command in ([sys.executable, "-m", "venv", cache / package], [python, "-m", "pip", "install", "--quiet", package]):
-            try:
-                tried = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                return f"no environment for {package}: not ready in {PATIENCE} s"
-            if tried.returncode:
-                return f"no environment for {package}: {(tried.stderr.strip() or 'it failed').splitlines()[-1][:120]}"
-        done.touch()
-    return python
-
-
 def elsewhere(library: str, lists: str, cache: Path) -> dict | str:
     "Values and seconds of a library on the same lists, or why there are none."
     python = environment(LIBRARIES[library], cache)
@@ -238,7 +221,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=105_542)
     parser.add_argument("--events", type=int, default=31_788_324)
     parser.add_argument("--no-libraries", action="store_true", help="only our own and the searches")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recsys-benchmarks", help="where environments of the libraries stay")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where environments of the libraries stay")
     parser.add_argument("--record", action="store_true", help="write the figures into benchmarks/README.md")
     asked = parser.parse_args()
     started = time.perf_counter()

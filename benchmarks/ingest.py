@@ -8,7 +8,6 @@ Ours reads three files, checks every row, counts it, merges repeats, sorts and h
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from record import Timed, record, show_ratios
+from record import Timed, environment, record, show_ratios
 
 from recsys.runner import Watch
 
@@ -62,19 +61,13 @@ def drawn(folder: Path, customers: int, articles: int, transactions: int) -> Pat
 
 
 def python_with(package: str) -> str | None:
-    "A Python that has this package: this one, else one of its own under the cache folder; None where it cannot be had."
+    "A Python that has this package: this one, else one of its own; None where it cannot be had."
     if not subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True).returncode:
         return sys.executable
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "recsys-benchmarks", package)
-    python = home / "bin" / "python"
-    if not python.exists():
-        made = subprocess.run([sys.executable, "-m", "venv", str(home)], capture_output=True, text=True)
-        made = made if made.returncode else subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], capture_output=True, text=True)
-        if made.returncode:
-            shutil.rmtree(home, ignore_errors=True)
-            print(f"without {package}, which could not be installed: {made.stderr.strip().splitlines()[-1:]}")
-            return None
-    return str(python)
+    if isinstance(found := environment(package), str):
+        print(found)
+        return None
+    return str(found)
 
 
 def measured(raw: Path, work: Path) -> list[tuple[str, Timed]]:

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import platform
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,3 +85,23 @@ def show_ratios(title: str, rows: Sequence[tuple[str, Timed]], peer: str) -> Non
     for name, one in rows:
         table.add_row(name, f"{one.seconds:.1f}", f"{one.seconds / against.seconds:.2f}", f"{one.peak / 2**30:.2f}", f"{one.peak / against.peak:.2f}")
     Console(width=140).print(table)
+
+
+CACHE = Path(os.environ.get("RECSYS_BENCH_CACHE") or Path.home() / ".cache" / "recsys-benchmarks")  # what is made once for all measurements
+PATIENCE = 900  # seconds for an environment
+
+
+def environment(package: str, cache: Path = CACHE) -> Path | str:
+    "The python of a library's own environment, made where there is none yet; or why there is none."
+    home = cache / re.split("[<>=]", package)[0]
+    python = home / "bin" / "python"
+    if not (done := home / ".installed").exists():
+        for command in ([sys.executable, "-m", "venv", home], [python, "-m", "pip", "install", "--quiet", package]):
+            try:
+                tried = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                return f"no environment for {package}: not ready in {PATIENCE} s"
+            if tried.returncode:
+                return f"no environment for {package}: {(tried.stderr.strip() or 'it failed').splitlines()[-1][:120]}"
+        done.touch()
+    return python

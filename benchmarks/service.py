@@ -30,6 +30,7 @@ from urllib.parse import quote
 import numpy as np
 import psutil
 import pyarrow as pa
+from record import CACHE, environment, record
 
 NAME, AT, DAY = "shop", 1_600_000_000_000, 86_400_000
 ALS_SIZE, TOKEN = 64, "only for this measurement"
@@ -123,7 +124,7 @@ def draw_tower(shop, als, folder: Path) -> None:  # shop: Interactions, als: Als
 
 def kept_bundle(size: argparse.Namespace) -> Path:
     "The bundle of this size, drawn once."
-    cache = Path(os.environ.get("RECSYS_BENCH_CACHE", Path(tempfile.gettempdir()) / "recsys-bench")) / f"service-{size.items}x{size.dims}-{size.users}"
+    cache = CACHE / f"service-{size.items}x{size.dims}-{size.users}"
     if not cache.exists():
         shutil.rmtree(ahead := cache.with_suffix(".part"), ignore_errors=True)
         ahead.mkdir(parents=True)
@@ -567,13 +568,10 @@ async def ours(port: int, requests: Sequence[Request]) -> Counter:
 
 def schemathesis(port: int, n: int) -> str:
     "What schemathesis finds, from an environment of its own."
-    home = Path(os.environ.get("RECSYS_BENCH_CACHE", Path(tempfile.gettempdir()) / "recsys-bench")) / "schemathesis"
-    tool = home / "bin" / "schemathesis"
-    if not tool.exists():
-        made = subprocess.run([sys.executable, "-m", "venv", home], capture_output=True, check=False)
-        made = made.returncode or subprocess.run([home / "bin" / "pip", "install", "-q", "schemathesis>=4"], capture_output=True, check=False).returncode
-        if made:
-            return "not run: it could not be installed here"
+    python = environment("schemathesis>=4")
+    if isinstance(python, str):
+        return f"not run: {python}"
+    tool, home = python.with_name("schemathesis"), python.parents[1]
     operations = 12
     said = subprocess.run([tool, "run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", str(max(1, n // operations)), "--seed", "7",
                            "--no-color", "--checks", "not_a_server_error,response_schema_conformance,content_type_conformance,status_code_conformance",
@@ -598,8 +596,6 @@ def main() -> None:
     began = time.perf_counter()
     measured = FIGURES[size.figure](size)
     if size.record:
-        from record import record
-
         record(f"service, {size.figure}", measured, time.perf_counter() - began, f"python benchmarks/service.py {size.figure}")
     else:
         print(measured)

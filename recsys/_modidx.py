@@ -311,6 +311,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'recsys.content.images.embed_images': ( 'content.images.html#embed_images',
                                                                                'recsys/content/images.py'),
                                        'recsys.content.images.embed_parts': ('content.images.html#embed_parts', 'recsys/content/images.py'),
+                                       'recsys.content.images.parts_of': ('content.images.html#parts_of', 'recsys/content/images.py'),
                                        'recsys.content.images.read_part': ('content.images.html#read_part', 'recsys/content/images.py'),
                                        'recsys.content.images.read_picture': ( 'content.images.html#read_picture',
                                                                                'recsys/content/images.py'),

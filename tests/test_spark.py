@@ -106,8 +106,7 @@ def test_pictures_give_the_same_vectors(session, tmp_path, monkeypatch):
     for path in paths[:-2]:
         Image.fromarray(rng.integers(0, 255, (60, 40, 3), dtype=np.uint8)).save(path)
     paths[-2].write_text("no picture")  # and the last one is missing
-    for module in (images, spread):
-        monkeypatch.setattr(module, "PART", 2)
+    monkeypatch.setattr(images, "PART", 2)
     tower = EfficientNetLite0()
     alone = images.embed_images(ids, paths, tower, tmp_path / "alone")
     together = spread.spread_images(session, ids, paths, tower, tmp_path / "together")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'PART', 'BATCH', 'read_picture', 'rgb', 'Seen', 'see', 'Broken', 'Part', 'write_part', 'read_part',
-           'ImageVectors', 'embed_images', 'embed_parts']
+           'ImageVectors', 'parts_of', 'embed_images', 'embed_parts']
 
 # %% ../../nbs/41_content.images.ipynb #633ff660
 import hashlib
@@ -112,7 +112,7 @@ def read_part(path: Path) -> Part | None:
         return None
     return Part(found.arrays["ids"], found.arrays["vectors"], [Broken(*row) for row in found.about["broken"]])
 
-# %% ../../nbs/41_content.images.ipynb #65350f84
+# %% ../../nbs/41_content.images.ipynb #fb0de57a
 class ImageVectors(NamedTuple):
     "Vectors of a shop's pictures, and what was wrong with the rest."
 
@@ -120,6 +120,22 @@ class ImageVectors(NamedTuple):
     broken: list[Broken]  # by item id
     reused: int  # parts that an earlier attempt had finished
     thrown_away: int  # parts of it that were torn or altered, made again
+
+
+def parts_of(
+    ids: np.ndarray,  # (N,) int64
+    paths: Sequence[Path],  # (N,)
+    space: str,
+    work_dir: Path,
+) -> tuple[dict[Path, tuple[np.ndarray, list[Path]]], list[Broken]]:
+    "File -> ids and paths of each part, by item id; and the pictures that are not there."
+    order, wanted = np.argsort(ids, kind="stable"), {}
+    present = [row for row in order if paths[row].is_file()]
+    for part in cut(len(present), PART):
+        rows = present[part]
+        its_paths = [paths[row] for row in rows]
+        wanted[work_dir / _part_name(ids[rows], its_paths, space)] = (ids[rows], its_paths)
+    return wanted, [Broken(int(ids[row]), "missing") for row in order if not paths[row].is_file()]
 
 
 def embed_images(
@@ -131,20 +147,13 @@ def embed_images(
     workers: int | None = None,  # threads; None: one per core, 0: one
 ) -> ImageVectors:
     "The vectors of all pictures that can be read."
-    order = np.argsort(ids, kind="stable")
-    present = [row for row in order if paths[row].is_file()]
-    missing = [Broken(int(ids[row]), "missing") for row in order if not paths[row].is_file()]
-    wanted = {}  # file -> ids and paths of a part
-    for part in cut(len(present), PART):
-        rows = present[part]
-        its_paths = [paths[row] for row in rows]
-        wanted[Path(work_dir) / _part_name(ids[rows], its_paths, tower.space)] = (ids[rows], its_paths)
+    wanted, missing = parts_of(ids, paths, tower.space, Path(work_dir))
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     there = {file for file in wanted if file.exists()}
     parts = {file: read_part(file) for file in wanted}
     absent = {file: wanted[file] for file, part in parts.items() if part is None}
-    done = len(present) - sum(len(part_ids) for part_ids, _ in absent.values())
-    with (tqdm(total=len(present), initial=done, desc="images", unit="img", mininterval=5) as bar,
+    n, to_do = (sum(len(part_ids) for part_ids, _ in some.values()) for some in (wanted, absent))
+    with (tqdm(total=n, initial=n - to_do, desc="images", unit="img", mininterval=5) as bar,
           closing(embed_parts(absent.values(), tower, batch_size, workers, bar)) as made):  # fmt: skip
         for file, part in zip(absent, made, strict=True):
             write_part(part, file)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEXTS', 'vector_column', 'vector_rows', 'absent_parts', 'spread_images', 'SpreadTexts']
 
-# %% ../../nbs/44_content.spread.ipynb #38413e07
+# %% ../../nbs/44_content.spread.ipynb #e65cfb09
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from .encoders import ImageTower, TextTower
-from .images import PART, Broken, ImageVectors, Part, _part_name, embed_images, embed_parts, read_part, write_part
+from .images import Broken, ImageVectors, Part, embed_images, embed_parts, parts_of, read_part, write_part
 from ..data.spark import map_parts
 
 # %% ../../nbs/44_content.spread.ipynb #2fcfcf18
@@ -29,17 +29,12 @@ def vector_rows(column: pa.ChunkedArray) -> np.ndarray:
     flat = column.combine_chunks().flatten().to_numpy()
     return flat.reshape(len(column), column.type.list_size)
 
-# %% ../../nbs/44_content.spread.ipynb #2646992a
+# %% ../../nbs/44_content.spread.ipynb #3e8cd4bc
 def absent_parts(ids: np.ndarray, paths: Sequence[Path], space: str, work_dir: Path) -> dict[Path, pa.Table]:
     "file -> item_id, path of the parts `embed_images` would have to make."
-    present = [row for row in np.argsort(ids, kind="stable") if paths[row].is_file()]
-    parts = {}
-    for start in range(0, len(present), PART):
-        rows = present[start : start + PART]
-        file = work_dir / _part_name(ids[rows], [paths[row] for row in rows], space)
-        if read_part(file) is None:
-            parts[file] = pa.table({"item_id": ids[rows], "path": [str(paths[row].resolve()) for row in rows]})
-    return parts
+    wanted, _ = parts_of(ids, paths, space, work_dir)
+    return {file: pa.table({"item_id": its_ids, "path": [str(path.resolve()) for path in its_paths]})
+            for file, (its_ids, its_paths) in wanted.items() if read_part(file) is None}  # fmt: skip
 
 
 def _pictures(tower: ImageTower, part: pa.Table, batch_size: int) -> pa.Table:
