@@ -68,7 +68,7 @@ def _say(problem: BaseException, line: str) -> None:
     for note in getattr(problem, "__notes__", []):
         problems.print(note, highlight=False, markup=False, soft_wrap=True)
 
-# %% ../nbs/95_cli.ipynb #1e65f6b7
+# %% ../nbs/95_cli.ipynb #1466216b
 @app.command()
 def run(
     profile: Annotated[str, typer.Argument(help="a section of settings.ini: tiny, sample, hm, rr, both, table, or your own")],
@@ -111,7 +111,11 @@ def _command() -> str:
 
 
 def _preflight(settings) -> None:
-    "Refuse at once what would fail after an hour: weights or a Java that cannot be had."
+    "Refuse at once what would fail after an hour: scorers that are none, weights or a Java that cannot be had."
+    if settings.scorers:
+        from recsys.scorers.own import read_scorers
+
+        read_scorers(settings.scorers)
     if settings.encoder not in ("auto", "offline", "tfidf"):
         from recsys.content.encoders import encoder_available
 
@@ -169,7 +173,7 @@ def _draw_where_absent(settings) -> None:
             raise
         shutil.rmtree(unfinished)
 
-# %% ../nbs/95_cli.ipynb #85c1d731
+# %% ../nbs/95_cli.ipynb #a36eace1
 class _Progress:
     "One line for each step; in a terminal one more for the step at work."
 
@@ -239,7 +243,7 @@ def _facts(summary: dict) -> list[str]:
 
 def _show_result(done) -> None:
     if (done.folder / "metrics.json").exists():
-        from recsys.evaluation.report import print_metrics
+        from recsys.figures import print_metrics
 
         print_metrics(json.loads((done.folder / "metrics.json").read_text()), console)
         console.print(f"report: {done.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -521,7 +525,7 @@ def store_gc(
     after = "deleted" if delete else "could go; nothing was deleted (--delete does it)" if garbage.paths else "could go"
     console.print(f"{freed} {after}; {garbage.kept} artifacts stay", highlight=False)
 
-# %% ../nbs/95_cli.ipynb #170a689a
+# %% ../nbs/95_cli.ipynb #3c4a5377
 @app.command()
 def recommend(
     user: Annotated[str, typer.Argument(help="user id, ours or the shop's own")],
@@ -577,8 +581,13 @@ def demo(
     port: Annotated[int, typer.Option(help="port")] = 7860,
 ) -> None:
     "Show the published bundle in a browser: people, their history, and what is recommended, as pictures."
+    from recsys.api import main as service
     from recsys.api.main import serve
 
+    checkout = Path(service.__file__).resolve().parents[2]
+    if not (checkout / "demo" / "app.py").is_file():
+        raise MissingFileError(f"expected demo/app.py in {checkout.name}, found none: the demo comes with the checkout; `pip install -e .` in one")
+    sys.path.append(str(checkout))  # the folder we are in may be another: that of somebody's shop
     console.print(f"the demo is at http://{host}:{port}/demo", highlight=False)
     serve(host, port, demo="demo.app")
 

@@ -52,23 +52,32 @@ def json_hash(value: object) -> str:
     "sha256 of a value written as canonical json, 20 characters."
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()[:20]
 
-# %% ../nbs/03_store.ipynb #c3fa60a6
+# %% ../nbs/03_store.ipynb #1f2de2e2
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    "All statements, at any depth: docstrings and imports are nowhere else, and there are ten expressions to each."
+    todo = [tree]
+    while todo:
+        yield (node := todo.pop())
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            todo += getattr(node, field, ())
+
+
 def _bare(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], "value", None), ast.Constant):
+        if body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], "value", None), ast.Constant):
             node.body = body[1:] or [ast.Pass()]
     return tree
 
 
-def bare_hash(source: str) -> str:
-    "The hash of code without its comments and docstrings."
-    return hashlib.sha256(ast.dump(_bare(ast.parse(source))).encode()).hexdigest()[:20]
+def bare_hash(source: str | ast.AST) -> str:
+    "The hash of code without its comments and docstrings; a tree given is bare afterwards."
+    return hashlib.sha256(ast.dump(_bare(ast.parse(source) if isinstance(source, str) else source)).encode()).hexdigest()[:20]
 
 
 def _imports(tree: ast.AST, module: str) -> Iterator[str]:
     "Names a module imports, those `from` a module also as if they were modules; nbdev writes our own as relative imports."
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -88,8 +97,8 @@ def _module_path(name: str) -> Path | None:
 @cache
 def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
     "The hash of a module's bare code, and the names it imports."
-    source = _module_path(name).read_text(encoding="utf-8")
-    return bare_hash(source), tuple(_imports(ast.parse(source), name))
+    tree = ast.parse(_module_path(name).read_text(encoding="utf-8"))
+    return bare_hash(tree), tuple(_imports(tree, name))
 
 
 def code_hashes(module: str, found_by_itself: str = "") -> dict[str, str]:
@@ -104,7 +113,7 @@ def code_hashes(module: str, found_by_itself: str = "") -> dict[str, str]:
             todo += imported
     return dict(sorted(found.items()))
 
-# %% ../nbs/03_store.ipynb #aa95f325
+# %% ../nbs/03_store.ipynb #9cbcd2a1
 PACKAGES = ("recsys-workbench", "numpy", "pandas", "pyarrow", "duckdb", "scipy", "torch", "faiss-cpu", "implicit", "open_clip_torch", "papermill")
 CALLED = {"faiss": ("faiss-cpu",), "PIL": ("pillow",), "sklearn": ("scikit-learn",), "ibis": ("ibis-framework", "duckdb"), "open_clip": ("open_clip_torch",)}
 
@@ -114,6 +123,7 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

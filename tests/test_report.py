@@ -19,7 +19,8 @@ from recsys.evaluation.audit import audit, audit_section
 from recsys.evaluation.behaviour import behaviour, behaviour_section
 from recsys.evaluation.metrics import DEFINITIONS
 from recsys.evaluation.protocol import BASELINES, SLICES, judge, make_protocol
-from recsys.evaluation.report import COLOURS, Report, Tiles, choose_users, print_metrics, report_shop, spread, write_report
+from recsys.evaluation.report import COLOURS, Report, Tiles, choose_users, report_shop, spread, write_report
+from recsys.figures import print_metrics
 from recsys.scorers.base import STRATEGIES, Missing
 from recsys.scorers.hybrid import make_hybrid
 

@@ -59,7 +59,7 @@ def check_columns(
     if missing := [name for name in need if name not in have]:
         raise SchemaError(f"{Path(path).name} needs the column {', '.join(missing)}, got {', '.join(have)}; {hint or 'is it the right file, comma separated?'}")
 
-# %% ../../nbs/11_data.engine.ipynb #81c6690f
+# %% ../../nbs/11_data.engine.ipynb #b575b53c
 ENGINES = ("duckdb", "spark")
 BATCH = 500_000  # rows written at a time
 TORN = "line is not a row of this table"
@@ -208,8 +208,7 @@ class DuckEngine(Engine):
         "Rows alike in `same` as one, in order: sorted, neighbours are compared, which takes a third of the time of a hash table of nearly all rows."
         keys = [name for name in same if name in EVENTS.names and rows[name].type().is_integer()]  # sorting by whole numbers alone is twice as fast
         rest = [name for name in same if name not in keys]
-        order = [*keys, f"hash({', '.join(rest)})"] if rest else keys
-        sql = f"select {', '.join(same)}, quantity from ({self.con.compile(rows)}) order by {', '.join(order)}"
+        sql = f"select {', '.join(same)}, quantity from ({self.con.compile(rows)}) order by {', '.join(keys)}"
         return fold_neighbours(self.con.con.sql(sql).to_arrow_reader(BATCH), keys, rest, counted)
 
     def batches(self, rows: ir.Table) -> Iterator[pa.RecordBatch]:
@@ -217,48 +216,56 @@ class DuckEngine(Engine):
         return self.con.con.sql(self.con.compile(rows)).to_arrow_reader(BATCH)
 
 
-def alike(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    "(N - 1,) bool: is each row alike in these columns to the one before it? Two nulls are alike."
-    found = np.ones(max(table.num_rows - 1, 0), bool)
-    for column in (table[name].combine_chunks() for name in names):
-        equal = pc.fill_null(pc.equal(column[1:], column[:-1]), False).to_numpy(zero_copy_only=False)
-        empty = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else np.zeros(len(column), bool)
-        found &= equal | (empty[1:] & empty[:-1])
+def alike(rows: pa.Table, others: pa.Table, names: Sequence[str]) -> np.ndarray:
+    "(N,) bool: is each of these rows alike in these columns to its other one? Two nulls are alike."
+    found = np.ones(rows.num_rows, bool)
+    for one, two in ((rows[name].combine_chunks(), others[name].combine_chunks()) for name in names):
+        equal = pc.equal(one, two)
+        if equal.null_count:
+            equal = pc.or_(pc.fill_null(equal, False), pc.and_(one.is_null(), two.is_null()))
+        found &= equal.to_numpy(zero_copy_only=False)
     return found
 
 
 def fold_neighbours(
-    batches: Iterable[pa.RecordBatch],  # sorted by `keys`, those alike in `rest` side by side
+    batches: Iterable[pa.RecordBatch],  # sorted by `keys`
     keys: Sequence[str],
     rest: Sequence[str],
     counted: bool,
 ) -> Iterator[pa.Table]:
-    "Rows alike in all of these columns as one; those alike in `keys` only are put in order by quantity and the rest."
+    "Rows alike in all of these columns as one; those alike in `keys` only stand in the order of the rest."
     held = None
     for batch in batches:
         table = pa.Table.from_batches([batch]) if held is None else pa.concat_tables([held, pa.Table.from_batches([batch])])
-        new = np.flatnonzero(~alike(table, keys)) + 1
-        cut = int(new[-1]) if len(new) else 0  # the last key may go on in the next batch
+        again = np.append(False, alike(table.slice(1), table.slice(0, table.num_rows - 1), keys))  # of the key of the row before
+        cut = len(again) - 1 - int(np.argmin(again[::-1]))  # the last key may go on in the next batch
         held = table.slice(cut)
-        yield from _folded(table.slice(0, cut), keys, rest, counted)
-    yield from _folded(held, keys, rest, counted) if held is not None else ()
+        if cut:
+            yield _folded(table.slice(0, cut), again[:cut], rest, counted)
+    if held is not None and held.num_rows:
+        yield _folded(held, np.arange(held.num_rows) > 0, rest, counted)
 
 
-def _folded(table: pa.Table, keys: Sequence[str], rest: Sequence[str], counted: bool) -> Iterator[pa.Table]:
-    if not table.num_rows:
-        return
-    starts = np.flatnonzero(np.append(True, ~alike(table, [*keys, *rest])))
+def _folded(table: pa.Table, again: np.ndarray, rest: Sequence[str], counted: bool) -> pa.Table:
+    table = _settled(table, again, rest)
+    after = np.flatnonzero(again)
+    repeats = after[alike(table.take(after), table.take(after - 1), rest)]
+    if not len(repeats):
+        return table
+    starts = np.delete(np.arange(table.num_rows), repeats)
     total = (np.add if counted else np.maximum).reduceat(table["quantity"].to_numpy(), starts)
-    yield _settled(table.take(pa.array(starts)).set_column(table.num_columns - 1, "quantity", pa.array(total)), keys, rest)
+    return table.take(starts).set_column(table.num_columns - 1, "quantity", pa.array(total))
 
 
-def _settled(table: pa.Table, keys: Sequence[str], rest: Sequence[str]) -> pa.Table:
-    "Rows alike in `keys` in the order of their quantity and the rest: a hash is no order that somebody would expect."
-    tied = np.pad(alike(table, keys), 1)
-    tied = np.flatnonzero(tied[1:] | tied[:-1])
+def _settled(table: pa.Table, again: np.ndarray, rest: Sequence[str]) -> pa.Table:
+    "Rows of one key in the order of the rest; threads give them in any."
+    tied = np.flatnonzero(again | np.append(again[1:], False))
+    if not rest or not len(tied):
+        return table
+    rows = table.select(rest).take(tied).append_column("key", pa.array(np.cumsum(~again)[tied]))
     place = np.arange(table.num_rows)
-    place[tied] = tied[pc.sort_indices(table.take(pa.array(tied)), sort_keys=[(name, "ascending") for name in (*keys, "quantity", *rest)])]
-    return table.take(pa.array(place)) if len(tied) else table
+    place[tied] = tied[pc.sort_indices(rows, sort_keys=[("key", "ascending"), *((name, "ascending") for name in rest)])]
+    return table.take(place)
 
 
 def line_numbers(

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['neighbours']
 
-# %% ../../nbs/pipeline/17_neighbours.ipynb #4a5c3da7
+# %% ../../nbs/pipeline/17_neighbours.ipynb #7e67180e
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -16,16 +18,18 @@ from ..data.interactions import Interactions, load_interactions
 from ..errors import StrategyError
 from ..recommend import NEIGHBOURS, NOTHING_HAPPENED, WHY_MISSING
 
-# %% ../../nbs/pipeline/17_neighbours.ipynb #5d4bf92c
+# %% ../../nbs/pipeline/17_neighbours.ipynb #d006c439
 @threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def neighbours(inputs: Mapping[str, Path], out_dir: Path, *, dials: Mapping[str, Mapping] | None = None) -> dict:
     "Write `<strategy>_<shop>.safetensors`, and `missing.json` with the reason of each that cannot be."
     summary, missing = {}, {}
     for path in sorted(Path(inputs["interactions"]).glob("histories_*.safetensors")):
         shop = load_interactions(path)
-        for name in NEIGHBOURS:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each table by one thread
+            tables = {name: pool.submit(_fit, name, shop, (dials or {}).get(shop.dataset, {}).get(name, {}), out_dir) for name in NEIGHBOURS}
+        for name, made in tables.items():
             try:
-                summary[f"{shop.dataset}_{name}"] = _fit(name, shop, (dials or {}).get(shop.dataset, {}).get(name, {}), out_dir)
+                summary[f"{shop.dataset}_{name}"] = made.result()
             except StrategyError as problem:
                 missing.setdefault(shop.dataset, {})[name] = summary[f"{shop.dataset}_{name}"] = str(problem)
     (Path(out_dir) / WHY_MISSING).write_text(json.dumps(missing, indent=1, sort_keys=True))
