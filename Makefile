@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long trust quality bench demo api lab export lint clean
+.PHONY: help run test test-long trust quality bench demo api lab docs export lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,10 @@ api: $(STAMP)  ## the service, on http://127.0.0.1:8000
 
 lab: $(STAMP)  ## JupyterLab, in nbs/
 	$(BIN)/jupyter lab nbs
+
+docs: $(STAMP)  ## the docs site, from the notebooks as they are: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "look at it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8001"
 
 export: $(STAMP)  ## notebooks -> recsys/, notebooks clean, README
 	$(BIN)/nbdev-export

@@ -220,6 +220,8 @@ class Link:
 
     async def ask(self, request: bytes, no_body: bool = False) -> tuple[int, dict[bytes, bytes], bytes]:
         "Status, headers and body of the answer."
+        if self.writer is not None and self.reader.at_eof():  # the server has closed it while it was idle
+            self.close()
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:

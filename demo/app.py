@@ -326,8 +326,9 @@ def strategy_html(engine: Engine, visit: Visit) -> str:
 
 
 def choices(engine: Engine, dataset: str) -> list[tuple[str, str]]:
-    ready = {s.name for s in engine.strategies(dataset) if s.ready}
-    return [(name, key) for key, (name, _) in STRATEGIES.items() if key in ready]
+    ready = [s.name for s in engine.strategies(dataset) if s.ready]
+    known = [key for key in STRATEGIES if key in ready]
+    return [(label(key), key) for key in (*known, *(key for key in ready if key not in known))]  # a scorer of one's own comes last
 
 
 def parts_of(engine: Engine, visit: Visit) -> Mapping[str, float]:

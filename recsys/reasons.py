@@ -6,7 +6,8 @@
 __all__ = ['KINDS', 'BASED_ON_ALL', 'WORDS', 'COLOUR', 'N_EVIDENCE', 'Evidence', 'Reason', 'PartShare', 'Teller', 'segment_words',
            'part_shares']
 
-# %% ../nbs/72_reasons.ipynb #8229a939
+# %% ../nbs/72_reasons.ipynb #3d1815d2
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from .data.catalog import Catalog
 from .data.interactions import Queries
 from .data.schema import EVENT_KINDS
 from .scorers.base import Scorer
-from .scorers.because import FACTS, Terms, because, opinions
+from .scorers.because import FACTS, Leads, Terms, because, leads, opinions
 from .scorers.segment_popularity import SegmentPopularityScorer
 
 # %% ../nbs/72_reasons.ipynb #daed671a
@@ -55,7 +56,7 @@ class PartShare:
     reason: Reason
     evidence: tuple[Evidence, ...] = ()  # the events that add most, best first
 
-# %% ../nbs/72_reasons.ipynb #ca099c71
+# %% ../nbs/72_reasons.ipynb #972dce51
 KINDS = {"content": "similar_to", "item_knn": "often_bought_with", "ease": "often_bought_with", "transitions": "often_bought_with",
          "same_product": "other_colour", "repurchase": "bought_before"}  # fmt: skip
 BASED_ON_ALL = {"popularity", "segment_popularity", "trending"}  # on what everybody did
@@ -69,17 +70,18 @@ class Teller:
 
     def __init__(self, catalog: Catalog, words: Mapping[str, str] | None = None) -> None:
         self.catalog, self.words = catalog, WORDS | dict(words or {})
-        self.colours = catalog.facets[COLOUR].to_numpy(dtype=object) if COLOUR in catalog.facets else np.full(len(catalog), None)
+        self.attributes = catalog.table["attributes"].to_numpy(dtype=object)
 
-    def tell(self, scorer: Scorer, query: Queries, nums: np.ndarray) -> list[Reason]:  # query: one; nums: (k,)
-        "The reason of each item of one query's list."
-        said, found = opinions(scorer, query, nums), [None] * len(nums)
-        names, adds = list(said), np.stack([opinion.adds for opinion in said.values()])
-        largest, spoken_for = np.nan_to_num(adds, nan=-np.inf).argmax(axis=0), np.maximum(np.nan_to_num(adds), 0)
-        shares = np.ones_like(adds) if len(names) == 1 else spoken_for / np.maximum(spoken_for.sum(axis=0), 1e-12)
-        for part in np.unique(largest):
-            places = np.flatnonzero(largest == part)
-            reasons = self.of_part(scorer, names[part], query, nums[places], shares[part, places])
+    def _colour(self, num: int) -> object:
+        return json.loads(self.attributes[num]).get(COLOUR)
+
+    def tell(self, scorer: Scorer, query: Queries, nums: np.ndarray, known: Leads | None = None) -> list[Reason]:  # query: one; nums: (k,)
+        "The reason of each item of one query's list; `known`: who leads, where that was worked out before."
+        names, parts, shares = known if known is not None else leads(opinions(scorer, query, nums))
+        found = [None] * len(nums)
+        for part in set(parts.tolist()):
+            places = np.flatnonzero(parts == part)
+            reasons = self.of_part(scorer, names[part], query, nums[places], shares[places])
             for place, (reason, _) in zip(places.tolist(), reasons, strict=True):
                 found[place] = reason
         return found
@@ -115,12 +117,14 @@ class Teller:
         items, newest, where = np.unique(past.item_nums[::-1], return_index=True, return_inverse=True)
         newest = len(past.item_nums) - 1 - newest
         sums = terms.events @ (where[::-1, None] == np.arange(len(items)))  # (C, n items)
-        order, spoken_for = np.lexsort((np.broadcast_to(-newest, sums.shape), -sums))[:, :n], np.maximum(sums, 0).sum(axis=1)
-        ages = None if query.time_unit == "order" else np.maximum(query.ages(), 0).astype(int).tolist()
-        titles = dict(zip(items.tolist(), self.catalog.titles(items), strict=True)) if n else {}
-        return [[(item := int(items[place]), Evidence(int(self.catalog.items.ids[item]), titles[item], EVENT_KINDS[past.codes[newest[place]]],
-                                                      None if ages is None else ages[newest[place]], round(float(sums[row, place] / spoken_for[row]), 4)))
-                 for place in places if sums[row, place] > 0] for row, places in enumerate(order.tolist())]  # fmt: skip
+        order = np.lexsort((np.broadcast_to(-newest, sums.shape), -sums))[:, :n]
+        adds = np.take_along_axis(sums, order, axis=1)
+        shares = (np.maximum(adds, 0) / np.maximum(np.maximum(sums, 0).sum(axis=1, keepdims=True), 1e-300)).tolist()
+        ages = np.zeros(0) if query.time_unit == "order" else np.maximum(query.ages(), 0).astype(int)
+        said = {place: (int(items[place]), int(self.catalog.items.ids[items[place]]), self.catalog.titles(items[[place]])[0], EVENT_KINDS[past.codes[event]],
+                        int(ages[event]) if len(ages) else None) for place in set(order.ravel().tolist()) for event in [newest[place]]}  # fmt: skip
+        return [[(said[place][0], Evidence(*said[place][1:], round(share, 4))) for place, share, add in zip(*row, strict=True) if add > 0]
+                for row in zip(order.tolist(), shares, adds.tolist(), strict=True)]  # fmt: skip
 
     def _reason(self, part: str, share: float, num: int, found: list[tuple[int, Evidence]]) -> Reason:
         if not found:
@@ -137,7 +141,7 @@ class Teller:
         if kind == "often_bought_with":
             return f"often chosen {'after' if part == 'transitions' else 'with'} {event.title}"
         if kind == "other_colour":
-            one, two = self.colours[num], self.colours[other]
+            one, two = self._colour(num), self._colour(other)
             return f"another {'colour' if isinstance(one, str) and isinstance(two, str) and one != two else 'variant'} of {event.title}"
         return f"because you {self.words[event.event]} {event.title}"
 

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SALE_WEEKS', 'NEIGHBOURS', 'WHY_MISSING', 'NOTHING_HAPPENED', 'MAKERS', 'WINDOWED', 'allowed_items', 'sale_weeks',
-           'exclusion', 'Recs', 'Recommender', 'Room', 'hybrid_specs', 'load_scorers', 'select_inputs', 'select_exam']
+           'exclusion', 'Recs', 'Recommender', 'Room', 'hybrid_specs', 'load_shop_of', 'load_scorers', 'select_inputs',
+           'select_exam']
 
-# %% ../nbs/70_recommend.ipynb #e1af1ae8
+# %% ../nbs/70_recommend.ipynb #b86b2ead
 import html
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from .scorers.exam import Exam
 from .scorers.hybrid import PRESETS, make_hybrid, read_weights
 from .scorers.item_knn import ItemKnnScorer
 from .scorers.neighbours import NeighbourScorer
+from .scorers.own import own_scorers
 from .scorers.popularity import PopularityScorer
 from .scorers.repurchase import RepurchaseScorer
 from .scorers.same_product import SameProductScorer
@@ -258,13 +260,15 @@ def _made(name: str, make: Callable[..., Scorer | Missing], *of: object) -> Scor
     except (MissingFileError, StrategyError) as problem:
         return Missing(name, str(problem))
 
-# %% ../nbs/70_recommend.ipynb #33300115
-def hybrid_specs(inputs: Mapping[str, Path], dataset: str, weights: str | Mapping[str, float] | None = None) -> dict[str, dict]:
+# %% ../nbs/70_recommend.ipynb #b027543e
+def hybrid_specs(
+    inputs: Mapping[str, Path], dataset: str, weights: str | Mapping[str, float] | None = None, own: Iterable[str] = ()
+) -> dict[str, dict]:
     "name -> {weights, kinds}: given ones, else those of the step hybrid, else the presets."
     path = Path(inputs["hybrid"]) / "weights.json" if "hybrid" in inputs else None
     written = json.loads(path.read_text()).get(dataset, {}) if path is not None and path.exists() else {}
     specs = {name: {"weights": preset} for name, preset in PRESETS.items()} | {name: spec for name, spec in written.items() if name.startswith("hybrid")}
-    return specs if weights is None else specs | {"hybrid": {"weights": read_weights(weights)}}
+    return specs if weights is None else specs | {"hybrid": {"weights": read_weights(weights, own)}}
 
 
 def _ranker(room: Room, scorers: Mapping[str, Scorer | Missing]) -> Scorer | Missing:
@@ -274,6 +278,12 @@ def _ranker(room: Room, scorers: Mapping[str, Scorer | Missing]) -> Scorer | Mis
     return load_ranker(room.inputs, scorers, room.interactions, room.catalog)
 
 
+def load_shop_of(inputs: Mapping[str, Path], dataset: str, window: str = "final") -> tuple[Interactions, Catalog]:
+    "What happened in a shop and what it sells, as of a window."
+    interactions = load_interactions(as_of(inputs["interactions"], "histories", dataset, window, "safetensors"))
+    return interactions, priced(Catalog.load(as_of(inputs["split"], "items", dataset, window), dataset, interactions.items), interactions)
+
+
 def load_scorers(
     inputs: Mapping[str, Path],
     dataset: str,
@@ -281,15 +291,17 @@ def load_scorers(
     dials: Mapping[str, Mapping[str, object]] | None = None,  # shop -> strategy -> dials
     weights: str | Mapping[str, float] | None = None,  # of the strategy `hybrid`
     hybrids: bool = True,
+    loaded: tuple[Interactions, Catalog] | None = None,  # those of the window, where they are loaded already
+    instead: Mapping[str, Callable[[Room], Scorer]] | None = None,  # strategy -> who else makes it
 ) -> dict[str, Scorer | Missing]:
     "Every strategy of a shop, ready or with its reason."
     inputs = {step: Path(folder) for step, folder in inputs.items()}
-    interactions = load_interactions(as_of(inputs["interactions"], "histories", dataset, window, "safetensors"))
-    catalog = priced(Catalog.load(as_of(inputs["split"], "items", dataset, window), dataset, interactions.items), interactions)
+    interactions, catalog = loaded or load_shop_of(inputs, dataset, window)
     room = Room(inputs, interactions, catalog, window, (dials or {}).get(dataset, {}))
-    scorers = {name: _made(name, make, room) if interactions.n_events else Missing(name, NOTHING_HAPPENED) for name, make in MAKERS.items()}
+    makers = MAKERS | dict(instead or {}) | {name: _fitted(kind) for name, kind in own_scorers(room.dials).items()}
+    scorers = {name: _made(name, make, room) if interactions.n_events else Missing(name, NOTHING_HAPPENED) for name, make in makers.items()}
     if hybrids:
-        for name, spec in hybrid_specs(inputs, dataset, weights).items():
+        for name, spec in hybrid_specs(inputs, dataset, weights, scorers).items():
             scorers[name] = make_hybrid(scorers, interactions, spec["weights"], name, spec.get("kinds"), by_band=spec.get("by_band"))
         scorers["ranker"] = _made("ranker", _ranker, room, scorers) if interactions.n_events else Missing("ranker", NOTHING_HAPPENED)
     return dict(sorted(scorers.items(), key=lambda pair: STRATEGIES.index(pair[0]) if pair[0] in STRATEGIES else len(STRATEGIES)))

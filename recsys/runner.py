@@ -114,7 +114,7 @@ def plan(tune: Sequence[str] = (), factors_given: bool = False) -> list[Planned]
             steps.append(Planned(step))
     return steps
 
-# %% ../nbs/05_runner.ipynb #0e5eeff4
+# %% ../nbs/05_runner.ipynb #18f447e0
 def notebooks_dir() -> Path:
     "The pipeline notebooks: of the checkout, else those that came with the package."
     package = Path(__file__).parent if "__file__" in globals() else project_dir() / "recsys"
@@ -148,7 +148,7 @@ def declared(notebook: Path) -> dict[str, object]:
 
 _PLACES = ("inputs", "out_dir", "work_dir")  # where, not what: no part of a key
 FILES = {"factors": "als_factors", "image_vectors": "image_vectors", "text_vectors": "text_vectors", "rules": "rules"}  # parameter -> setting: a path, or empty
-SOURCES = tuple(name for name in PATHS if name not in ("runs_dir", "sample_dir", *FILES.values()))
+SOURCES = tuple(name for name in PATHS if name not in ("runs_dir", "sample_dir", "scorers", *FILES.values()))
 
 
 _FITTED_IN = {"als": "als", "item_knn": "neighbours", "transitions": "neighbours", "ease": "neighbours"}  # model -> step
@@ -427,12 +427,13 @@ def _call_seconds(executed: Path) -> float:
     "Seconds of the cell that calls the step."
     return sum(cell.seconds for cell in read_cells(executed) if _calls(cell.source))
 
-# %% ../nbs/05_runner.ipynb #0e1d1c81
+# %% ../nbs/05_runner.ipynb #b5e88a8a
 @contextmanager
 def _kernel_env(settings: Settings):
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter, and where Spark runs."
     quiet = {"PYTHONHASHSEED": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TOKENIZERS_PARALLELISM": "true"}
-    where = {"RECSYS_SPARK_MASTER": settings.spark_master, "RECSYS_SPARK_MEMORY": settings.spark_memory}  # where, not what: no part of a key
+    where = {"RECSYS_SPARK_MASTER": settings.spark_master, "RECSYS_SPARK_MEMORY": settings.spark_memory,
+             "RECSYS_SCORERS": str(settings.scorers.resolve()) if settings.scorers else ""}  # where, not what: no part of a key; fmt: skip
     before = {name: os.environ.get(name) for name in quiet | where}
     os.environ.update({name: value for name, value in quiet.items() if before[name] is None} | where)
     try:
@@ -502,6 +503,7 @@ def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]
     transitions = {"window": settings.transitions_window, "decay": settings.transitions_decay, "half_life_days": settings.transitions_half_life_days}
     ease = {"regularization": settings.ease_regularization, "neighbours": settings.ease_neighbours, "max_items": settings.ease_items}
     given = {"item_knn": item_knn, "transitions": transitions, "ease": ease, "content": {"half_life_days": settings.content_half_life_days}}
+    given |= {"own": {"code": bare_hash(settings.scorers.read_text(encoding="utf-8"))}} if settings.scorers else {}
     dials = {dataset: {model: dict(values) for model, values in given.items()} for dataset in settings.datasets}
     if "tune" in made:
         for dataset, found in json.loads((made["tune"] / "dials.json").read_text()).items():

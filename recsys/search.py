@@ -6,7 +6,7 @@
 __all__ = ['K1', 'B', 'ALIKE', 'MOST_ALIKE', 'MOST_WORDS', 'MAX_PICTURE', 'words_of', 'trigrams', 'Hits', 'WordIndex', 'Landing',
            'landing_path', 'Eye', 'framed']
 
-# %% ../nbs/73_search.ipynb #effe979b
+# %% ../nbs/73_search.ipynb #4521395c
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from scipy.sparse import csc_array
 
 from .content.encoders import Encoder, encoder_available, load_encoder
@@ -41,7 +41,7 @@ def trigrams(word: str) -> set[str]:
     marked = f"^{word}$"
     return {marked[place : place + 3] for place in range(len(marked) - 2)} or {marked}
 
-# %% ../nbs/73_search.ipynb #1cdec54f
+# %% ../nbs/73_search.ipynb #5dda1a74
 K1, B = 1.2, 0.75  # how fast mentions saturate, how much length counts: the usual ones
 ALIKE = 0.5  # Dice of trigrams from which two words are taken for one: dress and dresses have .62
 MOST_ALIKE = 3  # other words a word is taken for
@@ -71,20 +71,37 @@ class WordIndex:
         weight = np.log1p((len(lists) - often + 0.5) / (often + 0.5))
         against = K1 * (1 - B + B * lengths / max(lengths.mean() if len(lengths) else 1, 1e-9))
         said.data = (np.repeat(weight, often) * said.data * (K1 + 1) / (said.data + against[said.indices])).astype(np.float32)
-        self.said, self.best = said, weight * (K1 + 1)  # (I, V); what a word can add at most
-        self.holders: dict[str, list[int]] = {}
-        self.sizes = np.zeros(max(1, len(self.vocabulary)), dtype=np.int64)
-        for word, place in self.vocabulary.items():
-            for trigram in (found := trigrams(word)):
-                self.holders.setdefault(trigram, []).append(place)
-            self.sizes[place] = len(found)
-        self.words = list(self.vocabulary)
+        self.said, self.best, self.words = said, weight * (K1 + 1), list(self.vocabulary)  # (I, V); what a word can add at most
+        pairs = [(trigram, place) for place, word in enumerate(self.words) for trigram in sorted(trigrams(word))]
+        self.holders, which = np.unique([trigram for trigram, _ in pairs] or [""], return_inverse=True)  # trigrams, ascending
+        places = np.array([place for _, place in pairs] or [0])
+        self.sizes = np.bincount(places, minlength=max(1, len(self.words))) if pairs else np.zeros(1, np.int64)
+        self.held, self.starts = places[np.argsort(which, kind="stable")], np.searchsorted(np.sort(which), np.arange(len(self.holders) + 1))
+
+    def save(self, path: Path | str) -> None:
+        "One safetensors file: a hundred thousand texts need seconds to be read, and no visitor should wait for that."
+        texts = {name: np.frombuffer("\n".join(list(of)).encode(), np.uint8) for name, of in (("words", self.words), ("holders", self.holders))}
+        arrays = {"data": self.said.data, "indices": self.said.indices, "indptr": self.said.indptr, "shape": np.array(self.said.shape), "best": self.best,
+                  "sizes": self.sizes, "held": self.held, "starts": self.starts}  # fmt: skip
+        save_file(texts | {name: np.ascontiguousarray(array) for name, array in arrays.items()}, Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        "Read what `save` wrote."
+        index, said = object.__new__(cls), load_file(Path(path))
+        index.words, holders = (bytes(said[name]).decode().split("\n") if len(said[name]) else [] for name in ("words", "holders"))
+        index.vocabulary, index.holders = {word: place for place, word in enumerate(index.words)}, np.array(holders or [""])
+        index.said = csc_array((said["data"], said["indices"], said["indptr"]), shape=tuple(said["shape"].tolist()))
+        index.best, index.sizes, index.held, index.starts = (said[name] for name in ("best", "sizes", "held", "starts"))
+        return index
 
     def alike(self, word: str) -> list[tuple[str, float]]:
         "Words of this shop that a word may mean, itself first, with how sure that is."
-        found = trigrams(word)
-        holders = np.concatenate([np.zeros(0, np.int64), *(self.holders.get(trigram, []) for trigram in found)]).astype(np.int64)
-        shared = np.bincount(holders, minlength=len(self.sizes))
+        found = np.array(sorted(trigrams(word)))
+        rows = np.minimum(np.searchsorted(self.holders, found), len(self.holders) - 1)
+        rows = rows[self.holders[rows] == found].tolist()
+        shared = np.bincount(np.concatenate([np.zeros(0, np.int64), *(self.held[self.starts[row] : self.starts[row + 1]] for row in rows)]),
+                             minlength=len(self.sizes))  # fmt: skip
         dice = 2 * shared / (len(found) + self.sizes)
         near = [(self.words[place], float(dice[place])) for place in np.flatnonzero(dice >= ALIKE) if self.words[place] != word]
         near = sorted(near, key=lambda pair: (-pair[1], pair[0]))[:MOST_ALIKE]
@@ -173,7 +190,7 @@ def landing_path(folder: Path | str, dataset: str) -> Path:
     "Where the landing of a shop lies, beside its fused vectors."
     return Path(folder) / f"landing_{dataset}.safetensors"
 
-# %% ../nbs/73_search.ipynb #be719eb1
+# %% ../nbs/73_search.ipynb #5e7d9327
 MAX_PICTURE = 10 * 2**20  # bytes of an upload
 
 
@@ -189,6 +206,12 @@ class Eye:
         if role not in self._encoders:
             self._encoders[role] = load_encoder(self.landing.encoders[role], "cpu", image=role == "image", text=role == "text")
         return self._encoders[role]
+
+    def open(self) -> None:
+        "Load the encoders that will be needed, before somebody waits for them."
+        for role in ("image", "text"):
+            if self.landing.can(role) is None:
+                self._encoder(role)
 
     def read(self, text: str) -> np.ndarray:
         "(D,) of a text."

@@ -37,7 +37,7 @@ Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Weights = Annotated[dict[str, float], BeforeValidator(_pairs)]
 Dials = Annotated[list[Literal["als", "item_knn", "transitions", "ease", "weights"]], BeforeValidator(_split)]
 
-# %% ../nbs/02_settings.ipynb #f6f0bc08
+# %% ../nbs/02_settings.ipynb #ae0ad7fd
 class Settings(BaseModel):
     "Every dial of the workbench."
 
@@ -74,6 +74,7 @@ class Settings(BaseModel):
     weights: Weights = Field({"content": 0.4, "als": 0.4, "als_tower": 0.2}, description="hybrid: weight of each strategy, e.g. content:.4,als:.4,als_tower:.2")
     tune: Dials = Field([], description="searched on the valid window before the final fit: als, item_knn, transitions, ease, weights")
     tune_trials: int = Field(20, ge=1, description="trials of each search")
+    scorers: Path | None = Field(None, description="file of Python with scorers of your own; they take part in everything; a service has RECSYS_SCORERS")
     weights_by: Literal["", "history"] = Field("", description="hybrid: with tune=weights, weights of their own for users with 1, 2-5 and 6+ events")
 
     # models

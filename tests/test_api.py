@@ -221,8 +221,9 @@ def test_wishes(client):
 
 
 def test_search(client):
-    found = answered(client.post("/search", json={"text": "navy shrit", "top_k": 5}))
+    found = answered(client.post("/search", json={"text": "navy shirts", "top_k": 5}))
     assert found.items and all(item.reason.kind == "found" for item in found.items) and "navy" in found.items[0].title.lower()
+    assert found.items[0].why == "says “navy” and “shirt”"  # of the words a word may mean, the one the item says
     assert answered(client.post("/search", json={"text": "%%% ''"})).items == []
     for wrong in ({}, {"text": ""}, {"text": "x" * 301}, {"text": 7}, {"text": "a", "more": 1}, {"text": "a", "top_k": 0}):
         refused(client.post("/search", json=wrong), 422)
@@ -300,10 +301,9 @@ def test_nothing_that_comes_in_is_a_500(client):
 
 @pytest.mark.slow
 def test_the_api_gives_the_lists_of_step_14(tiny):
-    steps = {step["name"]: tiny.folder_of(step["name"]) for step in tiny.record["steps"] if step["name"] in ("evaluate", "bundle")}
-    with TestClient(create_app(bundle=steps["bundle"])) as client:
+    with TestClient(create_app(bundle=tiny.artifact("bundle"))) as client:
         for dataset, shop in client.app.state.standing.engine.shops.items():
-            lists = pq.read_table(steps["evaluate"] / f"recommendations_{dataset}.parquet").to_pandas()
+            lists = pq.read_table(tiny.artifact("evaluate") / f"recommendations_{dataset}.parquet").to_pandas()
             for strategy, of_one in lists.groupby("strategy"):
                 if isinstance(shop.scorers.get(strategy), Scorer):
                     compare(client, dataset, strategy, of_one)

@@ -2,16 +2,22 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import serving_shop as made
 
+from recsys.data.interactions import load_interactions
 from recsys.errors import ArtifactError, MissingFileError, RecsysError, StrategyError, UnknownIdError
 from recsys.pipeline.bundle import bundle
 from recsys.recommend import NEIGHBOURS
+from recsys.rules import Rules
 from recsys.scorers.base import Missing
-from recsys.serving.bundle import find_bundle, load_bundle
+from recsys.search import words_of
+from recsys.serving.bundle import LISTED, find_bundle, load_bundle
 from recsys.serving.engine import Engine, Event, open_engine
 
 
@@ -187,3 +193,72 @@ def test_a_broken_record_is_refused(tmp_path, text):
     (tmp_path / "bundle.json").write_text(text)
     with pytest.raises(RecsysError):
         load_bundle(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def large(inputs, tmp_path_factory):
+    "The same shops, served as large ones are: with graphs, with lists made ahead, with towers that rest."
+    from test_reasons import shop_with_a_tower
+
+    interactions = load_interactions(inputs["interactions"] / "histories_wear.safetensors")
+    more = {"two_tower": tmp_path_factory.mktemp("two_tower"), "hybrid": tmp_path_factory.mktemp("hybrid")}
+    shop_with_a_tower(interactions, "content").save(more["two_tower"])
+    (more["hybrid"] / "weights.json").write_text('{"wear": {"hybrid": {"weights": {"content": 0.4, "two_tower": 0.4, "popularity": 0.2}}}}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.serving.bundle.GRAPH_FROM", 1)
+        bundle(inputs | more, path := tmp_path_factory.mktemp("large"))
+    return path
+
+
+def answers(engine, **asked):
+    return [(reply.strategy, reply.answered_by, reply.reason, [(card.item_id, card.why, card.badges) for card in reply.items])
+            for num in range(made.N_USERS) for reply in [engine.recommend(made.customer(num), **asked)]]  # fmt: skip
+
+
+def test_a_list_made_ahead_is_the_list_with_its_reasons(large, monkeypatch):
+    ahead, live = open_engine(large), open_engine(large)
+    live.shops["wear"] = replace(live.shops["wear"], lists=None)
+    assert set(ahead.shop("wear").lists.users.tolist()) == set(range(made.N_USERS)) and ahead.shop("parts").lists is None
+    for k in (1, 12, LISTED, LISTED + 1):
+        assert answers(ahead, k=k) == answers(live, k=k)
+    monkeypatch.setattr(ahead.shop("wear").scorers["hybrid"], "top_k", lambda *of, **more: pytest.fail("was made ahead"))
+    answers(ahead, k=12)
+
+
+WISHES = [{"exclude": [made.article(num) for num in range(20)]}, {"price": (10, 40)}, {"diversity": 0.5}, {"weights": {"content": 1}}, {"strategy": "content"},
+          {"history": [made.article(3)]}]  # fmt: skip
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=lambda wish: next(iter(wish)))
+def test_a_list_made_ahead_is_not_given_to_who_wishes_another(large, wish):
+    ahead, live = open_engine(large), open_engine(large)
+    live.shops["wear"] = replace(live.shops["wear"], lists=None)
+    assert answers(ahead, k=8, **wish) == answers(live, k=8, **wish) != answers(ahead, k=8)
+
+
+def test_rules_stand_above_a_list_made_ahead(large):
+    ruled = Engine(load_bundle(large), {"": Rules.of({"at_most": {"category": 1}})})
+    assert all(len({card.category for card in reply.items}) == len(reply.items) for reply in [ruled.recommend(made.customer(1), k=5)])
+
+
+def test_a_tower_rests_until_a_history_comes(large):
+    "Who is known is answered without torch; a visitor wakes the network, and gets what it would have said."
+    code = f"""
+import sys
+from recsys.serving.engine import open_engine
+engine, user = open_engine({str(large)!r}), {made.customer(1)!r}
+print([card.item_id for card in engine.recommend(user, strategy="two_tower", k=5, explained=False).items], "torch" in sys.modules)
+engine.warm_up()
+shop, query = engine.shop("wear"), engine.shop("wear").interactions.queries(engine.shop("wear").interactions.users.ids)
+awake = shop.scorers["two_tower"].awake
+print(engine.warm, "torch" in sys.modules, bool(abs(awake.user_vectors(query) - shop.ready["two_tower"]).max() < 1e-5))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    expected = [card.item_id for card in open_engine(large).recommend(made.customer(1), strategy="two_tower", k=5).items]
+    assert said == [f"{expected} False", "True True True"]
+
+
+def test_words_are_read_not_made_again(large, monkeypatch):
+    found = [card.item_id for card in open_engine(large).search("navy shrit", dataset="wear").items]
+    monkeypatch.setattr("recsys.search.words_of", lambda texts: pytest.fail("made again") if len(texts) > 1 else words_of(texts))
+    assert [card.item_id for card in open_engine(large).search("navy shrit", dataset="wear").items] == found != []

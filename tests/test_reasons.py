@@ -1,16 +1,28 @@
 """A reason is a term of the sum that made the score: wrong reasons are bugs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import serving_shop as made
+from scorer_contract import made_up_shop
+from test_ranker import catalog_of, lesson_of, sources_of
 
-from recsys.data.interactions import load_interactions
+from recsys.data.interactions import History, Query, load_interactions
+from recsys.data.schema import EVENT_KINDS
 from recsys.pipeline.bundle import bundle
+from recsys.reasons import Teller
 from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Scorer
-from recsys.scorers.because import because, opinions, without_each
+from recsys.scorers.because import FACTS, because, opinions, without_each
+from recsys.scorers.ranker import RankerScorer, teach
+from recsys.scorers.towers import TowerScorer, als_start
+from recsys.search import WordIndex
 from recsys.serving.bundle import load_bundle
-from recsys.serving.engine import Engine, top_among
+from recsys.serving.engine import Engine, says, top_among
+from recsys.towers.model import TowerConfig
+from recsys.towers.pairs import TowerShop, make_pairs
+from recsys.towers.train import TowerModel, TrainDials, train_towers
 
 PARTS = ("popularity", "segment_popularity", "trending", "repurchase", "same_product", "item_knn", "transitions", "ease", "als", "content")
 USERS = [made.customer_id(num) for num in range(20)]
@@ -139,3 +151,58 @@ def test_personas_are_people(engine, shop):
     heavy, light, cold, drawn = engine.personas("wear", seed=3)
     assert heavy.person.n_events > light.person.n_events and cold.person is None
     assert drawn == engine.personas("wear", seed=3)[3]
+
+
+def shop_with_a_tower(interactions, kind):
+    "A trained tower of a shop, as little as is needed to have a taste."
+    als = AlsScorer(embedding_size=8, epochs=5).fit(interactions)
+    told = TowerShop.of(interactions, als.item_vectors, "als")
+    config = TowerConfig({interactions.dataset: 8}, embedding_size=8, hidden=16, kind=kind)
+    dials = TrainDials(epochs=2, learning_rate=0.01, batch_size=64)
+    start = {interactions.dataset: als_start(als)} if kind == "als" else None
+    trained = train_towers({interactions.dataset: (told, make_pairs(interactions))}, config, dials, start=start)
+    return TowerScorer(TowerModel.of(trained, {interactions.dataset: told}), als.user_vectors if kind == "als" else None).fit(interactions)
+
+
+@pytest.mark.parametrize("kind", ["content", "als"])
+def test_a_tower_scores_lower_without_the_event_it_gives_as_its_reason(shop, kind):
+    tower, teller, interactions, held = shop_with_a_tower(shop.interactions, kind), Teller(shop.catalog), shop.interactions, 0
+    for user in USERS[:8]:
+        query = asked(shop, user)
+        nums = tower.top_k(query, 6).nums[0]
+        with_all, terms = tower.score(query, nums)[0], because(tower, query, nums)
+        np.testing.assert_allclose(terms.events.sum(axis=1) + terms.rest, with_all, rtol=1e-3, atol=1e-4)
+        for place, reason in enumerate(teller.tell(tower, query, nums)):
+            if reason.evidence_item is None:
+                continue
+            num, past = int(shop.catalog.items.nums([reason.evidence_item])[0]), query.past
+            events = np.flatnonzero(past.item_nums == num)
+            left = [n for n in range(len(past.item_nums)) if n != events[-1]]
+            ids, kinds = interactions.items.ids[past.item_nums[left]].tolist(), [EVENT_KINDS[code] for code in past.codes[left]]
+            visitor = interactions.resolve([Query(interactions.dataset, user, History(ids, past.ts[left].tolist(), kinds))])
+            lost = with_all[place] - tower.score(visitor, nums)[0, place]
+            assert lost == pytest.approx(terms.events[place, events[-1]], rel=1e-2, abs=1e-4)
+            assert len(events) > 1 or lost > 0
+            held += len(events) == 1
+    assert held > 10
+
+
+def test_what_a_ranker_adds_up_is_its_score():
+    interactions = made_up_shop()
+    parts, catalog = sources_of(interactions), catalog_of(interactions)
+    ranker = RankerScorer(parts, teach(lesson_of(interactions), trees=20).model).fit(interactions, catalog)
+    for user in range(8):
+        query = interactions.queries([user])
+        nums = ranker.top_k(query, 10).nums[0]
+        said = opinions(ranker, query, nums)
+        assert set(said) == {*parts, FACTS} and any(np.ptp(opinion.adds) > 1e-3 for opinion in said.values())
+        np.testing.assert_allclose(sum(opinion.adds for opinion in said.values()), ranker.score(query, nums)[0], rtol=1e-4, atol=1e-5)
+        for place, reason in enumerate(Teller(catalog).tell(ranker, query, nums)):
+            assert said[reason.strategy].adds[place] == max(opinion.adds[place] for opinion in said.values())
+
+
+def test_a_search_says_each_word_asked_once():
+    "An item that says dress and dresses says one of them for dresses."
+    words = WordIndex(["Black dress, one of our dresses", "Long dress"])
+    hits = words.search("black dresses", 2)
+    assert [says(SimpleNamespace(words=words), num, hits) for num in (0, 1)] == ["“black” and “dresses”", "“dress”"]

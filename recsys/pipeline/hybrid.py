@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['opinions', 'map_rows', 'hybrid']
 
-# %% ../../nbs/pipeline/13_hybrid.ipynb #63673b24
+# %% ../../nbs/pipeline/13_hybrid.ipynb #2f1b96d1
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..data.split import datasets
 from ..recommend import load_scorers, select_exam, select_inputs
 from ..scorers.base import Scorer
 from ..scorers.hybrid import PRESETS, read_weights
+from ..scorers.own import own_scorers
 from ..scorers.weights import Table, candidate_table, ternary_map, tune_bands, tune_hybrid
 
 # %% ../../nbs/pipeline/13_hybrid.ipynb #3b85b3f2
@@ -32,7 +33,7 @@ def map_rows(table: Table, given: Mapping[str, float]) -> list[dict]:
     parts = sorted((part for part in given if part in table.peaks), key=lambda part: -given[part])[:3]
     return [dict(zip(parts, point.weights, strict=True)) | {"value": point.value} for point in ternary_map(table, parts)] if len(parts) == 3 else []
 
-# %% ../../nbs/pipeline/13_hybrid.ipynb #253832a3
+# %% ../../nbs/pipeline/13_hybrid.ipynb #fa4cd84c
 @threadpool_limits.wrap(limits=1)  # sums in one order: the same numbers on any number of cores
 def hybrid(
     inputs: Mapping[str, Path],
@@ -48,7 +49,8 @@ def hybrid(
     seed: int = 7,
 ) -> dict:
     "Write `weights.json`, and what the search saw: `trials.parquet`, `ternary.json`."
-    given, written, log, maps = {"weights": read_weights(weights)}, {}, [], {}
+    own = {name for shop in (dials or {}).values() for name in own_scorers(shop)}
+    given, written, log, maps = {"weights": read_weights(weights, own)}, {}, [], {}
     general = {"weights": PRESETS["hybrid_generalizable"]}
     for name in datasets(inputs):
         written[name] = {"hybrid": given, "hybrid_generalizable": general, "tuned": tune}
@@ -56,8 +58,8 @@ def hybrid(
             table = opinions(inputs, name, repeat, dials or {}, seed)
             start = {part: weight for part, weight in given["weights"].items() if part in table.peaks}
             found = tune_hybrid(table, 10 * trials, seed, [start] if start else [], Path(work_dir) / f"trials_{name}.db" if work_dir else None)
-            own = {"by_band": tune_bands(table, found)} if weights_by == "history" else {}
-            written[name] |= {"hybrid": {"weights": found.weights, "kinds": found.kinds} | own, "hybrid_default": given, "select_map": found.value}
+            by_band = {"by_band": tune_bands(table, found)} if weights_by == "history" else {}
+            written[name] |= {"hybrid": {"weights": found.weights, "kinds": found.kinds} | by_band, "hybrid_default": given, "select_map": found.value}
             log += [{"dataset": name, "trial": place} | row for place, row in enumerate(found.trials)]
             maps[name] = map_rows(table, given["weights"])
     (Path(out_dir) / "weights.json").write_text(json.dumps(written, indent=1, sort_keys=True))

@@ -89,7 +89,7 @@ class FoldIn:
         system[:, np.arange(items.shape[2]), np.arange(items.shape[2])] += gram
         return np.linalg.solve(system, np.einsum("ql,qld->qd", wanted, items)[:, :, None])[:, :, 0]
 
-# %% ../../nbs/64_scorers.als.ipynb #6058ee85
+# %% ../../nbs/64_scorers.als.ipynb #3abe2b4c
 def same_history(queries: Queries, interactions: Interactions) -> np.ndarray:
     "(Q,) bool: the query's history is the one these interactions hold for its user."
     trained = interactions.past.take(queries.user_nums.astype(np.int64))
@@ -147,7 +147,7 @@ class AlsScorer(VectorScorer):
         self.interactions, self.users, self.items = interactions, users, items
         everybody = np.array_equal(users.ids, interactions.users.ids)  # then these are the rows, and no second copy of a million users is made
         self.user_rows = users.vectors if everybody else users.rows(interactions.users.ids, missing="nan")
-        self.item_vectors = items.rows(interactions.items.ids, missing="nan")
+        self.item_vectors = items.vectors if np.array_equal(items.ids, interactions.items.ids) else items.rows(interactions.items.ids, missing="nan")
         spark = self.engine == "spark"
         penalty = spark_regularization(self.regularization, len(users), len(items), interactions.matrix().nnz) if spark else self.regularization
         self.fold_in = FoldIn(self.item_vectors, self.alpha, penalty, per_item=spark)

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'GATHERED', 'FEW', 'STRATEGIES', 'TopK', 'best', 'Scorer', 'contains', 'places_in', 'blocks', 'in_blocks',
-           'joined', 'VectorScorer', 'Missing']
+           'joined', 'Offer', 'VectorScorer', 'Missing']
 
-# %% ../../nbs/60_scorers.base.ipynb #59e174dd
+# %% ../../nbs/60_scorers.base.ipynb #c8e5639b
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -18,7 +20,7 @@ from ..data.interactions import Interactions, Queries
 from ..errors import StrategyError
 from ..vectors.index import ItemGraph, nearest
 
-# %% ../../nbs/60_scorers.base.ipynb #9af63ce0
+# %% ../../nbs/60_scorers.base.ipynb #3206fdc9
 class TopK(NamedTuple):
     "The best items of each query, best first."
 
@@ -33,17 +35,17 @@ def best(
 ) -> TopK:
     "The k best columns of each row; ties go to the lower column, so that runs agree."
     n, c = scores.shape
-    take = min(k, c)
+    take, rows = min(k, c), np.arange(n)[:, None]
     ranked = np.where(np.isnan(scores), -np.inf, scores)
     chosen = np.argpartition(-ranked, take - 1, axis=1)[:, :take] if take < c else np.tile(np.arange(c), (n, 1))
     if 0 < take < c:
         _settle_ties(ranked, chosen, take)
     chosen = np.sort(chosen, axis=1)
-    values = np.take_along_axis(ranked, chosen, axis=1)
+    values = ranked[rows, chosen]
     order = np.argsort(-values, axis=1, kind="stable")  # stable: ties keep column order
-    chosen, values = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(values, order, axis=1)
+    chosen, values = chosen[rows, order], values[rows, order]
     if nums is not None:
-        chosen = nums[chosen] if nums.ndim == 1 else np.take_along_axis(nums, chosen, axis=1)
+        chosen = nums[chosen] if nums.ndim == 1 else nums[rows, chosen]
     silent = np.isneginf(values)
     top = np.full((n, k), -1, dtype=np.int64)
     top[:, :take] = np.where(silent, -1, chosen)
@@ -165,8 +167,23 @@ def joined(tops: Sequence[TopK]) -> TopK:
     "The lists of several blocks, one below the other."
     return tops[0] if len(tops) == 1 else TopK(*(np.concatenate(arrays) for arrays in zip(*tops, strict=True)))
 
-# %% ../../nbs/60_scorers.base.ipynb #2b4678fb
+# %% ../../nbs/60_scorers.base.ipynb #85cda285
 FEW = 4  # queries: for more of them comparing with every item costs less than as many walks through a graph
+
+
+@dataclass(frozen=True)
+class Offer:
+    "The items a scorer may find."
+
+    item_vectors: np.ndarray  # (I, d) of all items
+    allowed: np.ndarray | None  # (I,) bool
+    graph: ItemGraph | None
+    nums: np.ndarray  # (N,) item nums, those of the graph itself where it was built of just these
+
+    @cached_property
+    def items(self) -> np.ndarray:
+        "(N, d) their vectors, side by side."
+        return np.ascontiguousarray(self.item_vectors if len(self.nums) == len(self.item_vectors) else self.item_vectors[self.nums], dtype=np.float32)
 
 
 class VectorScorer(Scorer):
@@ -211,26 +228,28 @@ class VectorScorer(Scorer):
     def top_k(self, queries: Queries, k: int, allowed: np.ndarray | None = None, exclude: csr_array | None = None) -> TopK:
         "The k items with the largest products, searched exactly unless there is a graph of them; items without a vector are never multiplied."
         self._check(queries)
-        offered = self._offered(allowed)
-        return joined([self._nearest(*part, k, *offered) for part in in_blocks(queries, exclude, 8 * k)])
+        offer = self._offered(allowed)
+        return joined([self._nearest(*part, k, offer) for part in in_blocks(queries, exclude, 8 * k)])
 
-    def _offered(self, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        "Nums and vectors of the items that may be found; kept for one `allowed`, because a service asks for the same ones every time, and for none."
+    def _offered(self, allowed: np.ndarray | None) -> Offer:
+        "The items that may be found; kept for one `allowed`, because a service asks for the same ones every time, and for none."
         kept = self.__dict__.setdefault("_kept", {}).get(allowed is None)
-        if kept is None or kept[0] is not self.item_vectors or not np.array_equal(kept[1], allowed):
+        same = kept is not None and kept.item_vectors is self.item_vectors and kept.graph is self.graph
+        if not same or not np.array_equal(kept.allowed, allowed):
             has = np.isfinite(self.item_vectors[:, 0])
             nums = np.flatnonzero(has if allowed is None else has & allowed)
-            items = np.ascontiguousarray(self.item_vectors if len(nums) == len(has) else self.item_vectors[nums], dtype=np.float32)
-            kept = self._kept[allowed is None] = (self.item_vectors, None if allowed is None else allowed.copy(), nums, items)
-        return kept[2:]
+            nums = self.graph.nums if self.graph is not None and self.graph.covers(nums) else nums
+            kept = self._kept[allowed is None] = Offer(self.item_vectors, None if allowed is None else allowed.copy(), self.graph, nums)
+        return kept
 
-    def _nearest(self, queries: Queries, exclude: csr_array | None, k: int, nums: np.ndarray, items: np.ndarray) -> TopK:
+    def _nearest(self, queries: Queries, exclude: csr_array | None, k: int, offer: Offer) -> TopK:
         spare = 0 if exclude is None else int(np.diff(exclude.indptr).max(initial=0))  # so many may have to be left out again
-        if self.graph is not None and len(queries) <= FEW and self.graph.covers(nums):
-            found = self.graph.nearest(self.vectors_of(queries), k + spare)
+        if len(queries) <= FEW and offer.graph is not None and offer.nums is offer.graph.nums:
+            found = offer.graph.nearest(self.vectors_of(queries), k + spare, self.item_vectors)
+            listed = found.nums
         else:
-            found = nearest(self.vectors_of(queries), items, k + spare)
-        listed = np.where(found.nums < 0, -1, nums[found.nums]) if len(nums) else found.nums
+            found = nearest(self.vectors_of(queries), offer.items, k + spare)
+            listed = np.where(found.nums < 0, -1, offer.nums[found.nums]) if len(offer.nums) else found.nums
         if exclude is None:
             return TopK(listed, found.scores)
         return best(np.where(contains(exclude, listed), np.float32(np.nan), found.scores), k, listed)

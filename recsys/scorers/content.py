@@ -45,7 +45,7 @@ def history_vectors(queries: Queries, item_vectors: np.ndarray, half_life_days: 
     vectors[~np.any(summed != 0, axis=1)] = np.nan
     return vectors
 
-# %% ../../nbs/65_scorers.content.ipynb #ddcd61b4
+# %% ../../nbs/65_scorers.content.ipynb #a4427351
 class ContentScorer(VectorScorer):
     "Likeness between a user's history and an item."
 
@@ -82,4 +82,7 @@ class ContentScorer(VectorScorer):
         table, index = VectorTable.load(path), path.with_name(f"{path.stem.replace('item_vectors', 'faiss_items', 1)}.index")
         if index.exists():
             refuse_other(read_beside(index), table, path.name)
-        return cls.of(table, interactions, half_life_days)
+        content = cls.of(table, interactions, half_life_days)
+        if np.array_equal(table.ids, interactions.items.ids):
+            content.vectors = VectorTable(table.ids, content.item_vectors, table.space)  # one copy of a hundred thousand vectors is enough
+        return content

@@ -7,8 +7,8 @@ __all__ = ['PRESETS', 'PARTS', 'KINDS', 'N_SAMPLE', 'N_CANDIDATES', 'Z_TOP', 'BA
            'scale_of', 'Mixer', 'ask_all', 'bands_of', 'HybridScorer', 'default_kind', 'unite', 'reference_items',
            'make_hybrid']
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #7d0709e6
-from collections.abc import Mapping, Sequence
+# %% ../../nbs/67_scorers.hybrid.ipynb #414762ac
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..errors import SettingsError, StrategyError
 from .base import STRATEGIES, Missing, Scorer, TopK, best
 from .repurchase import SparseScorer
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #07344dfd
+# %% ../../nbs/67_scorers.hybrid.ipynb #eb2fadd7
 PRESETS = {
     "hybrid": {"content": 0.4, "als": 0.4, "als_tower": 0.2},
     "hybrid_generalizable": {"content": 0.5, "two_tower": 0.5},  # no ids inside: answers for new users and new products
@@ -28,17 +28,18 @@ PRESETS = {
 PARTS = tuple(name for name in STRATEGIES if not name.startswith("hybrid") and name != "ranker")
 
 
-def read_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
+def read_weights(weights: str | Mapping[str, float], own: Iterable[str] = ()) -> dict[str, float]:  # own: names of scorers of one's own
     "Weights by strategy, from `content:.4,als:.4` or a mapping; they add up to 1."
     written = weights.replace(" ", "").split(",") if isinstance(weights, str) else []
     pairs = [pair.partition(":")[::2] for pair in written if pair] or list(weights.items() if isinstance(weights, Mapping) else [])
-    unknown = [name for name, _ in pairs if name not in PARTS]
+    known = (*PARTS, *(name for name in own if name not in PARTS))
+    unknown = [name for name, _ in pairs if name not in known]
     try:
         found = {name: float(value) for name, value in pairs}
     except ValueError:
         found = {}
     if unknown or not found or min(found.values()) < 0 or not 0 < sum(found.values()) < np.inf:
-        raise SettingsError(f"weights should be written name:number,name:number with names among {', '.join(PARTS)} and numbers from 0 up, got {weights!r}")
+        raise SettingsError(f"weights should be written name:number,name:number with names among {', '.join(known)} and numbers from 0 up, got {weights!r}")
     return {name: value / sum(found.values()) for name, value in found.items() if value > 0}
 
 # %% ../../nbs/67_scorers.hybrid.ipynb #1dba7fed
@@ -167,7 +168,7 @@ def bands_of(queries: Queries) -> np.ndarray:
     "(Q,) the band of each history; a stranger has none."
     return np.array(["", *BANDS.values()])[np.searchsorted(list(BANDS), queries.past.lengths, side="right")]
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #63e13f80
+# %% ../../nbs/67_scorers.hybrid.ipynb #b91e2500
 class HybridScorer(Mixer):
     "A weighted sum of scorers, each brought to one scale."
 
@@ -180,11 +181,11 @@ class HybridScorer(Mixer):
         seed: int = 7,
         by_band: Mapping[str, Mapping[str, float]] | None = None,  # weights of their own for histories of a band
     ) -> None:
-        wanted = read_weights(weights)
+        wanted = read_weights(weights, scorers)
         if absent := [part for part in wanted if part not in scorers]:
             raise StrategyError(f"{name} needs {', '.join(wanted)}, but {', '.join(absent)} cannot answer here; give other weights")
         self.name, self.seed, self.weights = name, seed, wanted
-        self.by_band = {band: {part: read_weights(own).get(part, 0.0) for part in scorers} for band, own in (by_band or {}).items()}
+        self.by_band = {band: {part: read_weights(own, scorers).get(part, 0.0) for part in scorers} for band, own in (by_band or {}).items()}
         used = [part for part in scorers if part in wanted or any(own[part] for own in self.by_band.values())]
         self.scorers = {part: scorers[part] for part in used}
         self.kinds = {part: (kinds or {}).get(part, default_kind(scorer)) for part, scorer in self.scorers.items()}
@@ -265,7 +266,7 @@ def reference_items(interactions: Interactions, seed: int) -> np.ndarray:
     pool = sold if len(sold) else np.arange(interactions.n_items)
     return np.sort(np.random.default_rng(seed).choice(pool, min(N_SAMPLE, len(pool)), replace=False))
 
-# %% ../../nbs/67_scorers.hybrid.ipynb #4c4411db
+# %% ../../nbs/67_scorers.hybrid.ipynb #6dc87791
 def make_hybrid(
     scorers: Mapping[str, Scorer | Missing],
     interactions: Interactions,
@@ -276,7 +277,7 @@ def make_hybrid(
     by_band: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Scorer | Missing:
     "The hybrid of those parts that can answer here."
-    wanted = read_weights(weights)
+    wanted = read_weights(weights, scorers)
     lacking = {part: scorers.get(part, Missing(part, "not made in this run")) for part in wanted}
     usable = {part: wanted[part] for part, scorer in lacking.items() if not isinstance(scorer, Missing)}
     if not usable:

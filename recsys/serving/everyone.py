@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LISTS', 'USERS', 'lists_of', 'recommend_all']
 
-# %% ../../nbs/92_serving.everyone.ipynb #34d72211
+# %% ../../nbs/92_serving.everyone.ipynb #21e67e6e
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from ..data.interactions import load_interactions
 from ..data.spark import Shipped, map_parts, shipped, spark_session
 from ..errors import SettingsError, StrategyError
 from ..recommend import Recommender
-from .bundle import REMEDY, Shop, find_bundle, load_shop, read_about
-from .engine import BEST, strategy_name
+from .bundle import BEST, REMEDY, Shop, find_bundle, load_shop, read_about
+from .engine import strategy_name
 from ..store import atomic_path, check_files
 
 # %% ../../nbs/92_serving.everyone.ipynb #1b4d6e72
