@@ -2080,6 +2080,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'recsys.serving.bundle.Shop.hits': ('serving.bundle.html#shop.hits', 'recsys/serving/bundle.py'),
                                        'recsys.serving.bundle.Shop.shelf': ('serving.bundle.html#shop.shelf', 'recsys/serving/bundle.py'),
                                        'recsys.serving.bundle.Shop.words': ('serving.bundle.html#shop.words', 'recsys/serving/bundle.py'),
+                                       'recsys.serving.bundle._without_torch': ( 'serving.bundle.html#_without_torch',
+                                                                                 'recsys/serving/bundle.py'),
                                        'recsys.serving.bundle.files_of': ('serving.bundle.html#files_of', 'recsys/serving/bundle.py'),
                                        'recsys.serving.bundle.find_bundle': ('serving.bundle.html#find_bundle', 'recsys/serving/bundle.py'),
                                        'recsys.serving.bundle.image_root': ('serving.bundle.html#image_root', 'recsys/serving/bundle.py'),
