@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long trust quality bench demo api lab docs export lint clean
+.PHONY: help run test test-long trust quality bench demo api lab docs explore export lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,10 @@ export: $(STAMP)  ## notebooks -> recsys/, notebooks clean, README
 	$(BIN)/nbdev-clean
 	$(BIN)/python -m jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
 	sed -i 's#(images/#(nbs/images/#' README.md
+
+explore: $(STAMP)  ## the explore notebooks anew, as they show without a kernel (two_runs wants two runs of the sample)
+	RECSYS_STILL=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False nbs/explore/*.ipynb
+	$(BIN)/nbdev-clean
 
 lint: $(STAMP)  ## ruff and the import rules
 	$(BIN)/ruff check

@@ -180,11 +180,11 @@ def serving(bundle: Path, log: Path | None = None):
                 process.kill()
 
 
-def health(port: int) -> bytes:
-    "What `/health/ready` says; nothing where nobody listens yet."
+def health(port: int, page: str = "/health/ready") -> bytes:
+    "What `/health/ready` or another page says; nothing where nobody listens yet."
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
-            link.sendall(b"GET /health/ready HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+            link.sendall(f"GET {page} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n".encode())
             return b"".join(iter(lambda: link.recv(1 << 16), b""))
     except OSError:
         return b""
@@ -320,6 +320,10 @@ def run(port: int, requests: Callable[[int], bytes], rate: float, seconds: float
 
 
 def warm(port: int, requests: Callable[[int], bytes], n: int = 300) -> None:
+    "Wait until all is loaded that is loaded after the start, then ask a little."
+    until = time.perf_counter() + 120
+    while b"recsys_warm 1" not in health(port, "/metrics") and time.perf_counter() < until:
+        time.sleep(0.1)
     run(port, requests, 100, n / 100)
 
 

@@ -37,6 +37,12 @@ def server(drawn):
         yield server
 
 
+def test_it_warms_up_while_it_answers(server):
+    assert b"recsys_warm" in service.health(server.port, "/metrics")
+    service.warm(server.port, service.any_user(SIZE), 1)
+    assert b"recsys_warm 1" in service.health(server.port, "/metrics")
+
+
 def test_everybody_is_answered(server):
     tally = service.run(server.port, service.any_user(SIZE), 50, 1)
     assert dict(tally.statuses) == {200: 50} and not tally.odd and len(tally.seconds) == 50

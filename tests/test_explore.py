@@ -46,9 +46,8 @@ def pointed(notebook, **parameters):
 
 @pytest.fixture(scope="module")
 def two(tiny, tmp_path_factory):
-    "A folder with two runs of the tiny shop: the second one has another weight, and for every user of `als` a better list."
+    "A folder with two runs of the tiny shop; the second one says another setting and has the same artifacts."
     from recsys.runs import open_run
-    from recsys.store import read_manifest
 
     folder = tmp_path_factory.mktemp("two") / "runs"
     shutil.copytree(tiny.folder.parent.parent, folder, symlinks=True, copy_function=os.link)
@@ -57,7 +56,6 @@ def two(tiny, tmp_path_factory):
     record = json.loads((second / "run.json").read_text())
     record |= {"number": record["number"] + 1, "settings": record["settings"] | {"als_alpha": 77.0}}
     (second / "run.json").write_text(json.dumps(record))
-    assert read_manifest(open_run("tiny", runs_dir=folder).artifact("bundle"))["step"] == "bundle"
     return folder
 
 

@@ -518,7 +518,7 @@ class Standing:
         version = None if self.engine is None else self.engine.bundle.version
         return {"status": status, "bundle": version, "before": None if self.before is None else self.before.name, "message": message}
 
-# %% ../../nbs/92_api.main.ipynb #3c960c51
+# %% ../../nbs/92_api.main.ipynb #2602285a
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # s
 
 
@@ -570,7 +570,8 @@ class Counts:
         lines += ["# TYPE recsys_requests_open gauge", f"recsys_requests_open {self.open}", "# TYPE recsys_swaps_total counter"]
         lines += [f'recsys_swaps_total{{status="{status}"}} {n}' for status, n in sorted(standing.swaps.items())]
         version = "" if standing.engine is None else standing.engine.bundle.version
-        return "\n".join([*lines, "# TYPE recsys_ready gauge", f'recsys_ready{{bundle="{version}"}} {int(bool(version))}', ""])
+        lines += ["# TYPE recsys_ready gauge", f'recsys_ready{{bundle="{version}"}} {int(bool(version))}']
+        return "\n".join([*lines, "# TYPE recsys_warm gauge", f"recsys_warm {int(bool(version) and standing.engine.warm)}", ""])
 
 # %% ../../nbs/92_api.main.ipynb #9b235b4d
 def engine_of(request: Request):
