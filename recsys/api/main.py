@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_K', 'MAX_HISTORY', 'MAX_BODY', 'MAX_PICTURE', 'LAST_MS', 'Id', 'AnyId', 'StrategyName', 'Dataset', 'OWN',
-           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'BUCKETS', 'PROBLEMS', 'PAGE',
-           'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar', 'Event', 'AskHistory', 'AskSearch',
-           'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence', 'Part', 'Why', 'Model', 'Swap',
-           'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields', 'as_json', 'NotReady',
+           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'BUCKETS',
+           'PROBLEMS', 'PAGE', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar', 'Event', 'AskHistory',
+           'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence', 'Part', 'Why', 'Model',
+           'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields', 'as_json', 'NotReady',
            'problem', 'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors', 'BodyLimit', 'small_jpeg',
-           'cached_jpeg', 'Desk', 'Busy', 'refuse_busy', 'Standing', 'Metered', 'Counts', 'engine_of', 'add_health',
-           'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why', 'add_admin', 'listen_to_hup', 'add_items',
-           'docs_page', 'add_front', 'create_app', 'serve']
+           'cached_jpeg', 'Desk', 'Door', 'Busy', 'refuse_busy', 'Standing', 'Metered', 'Counts', 'engine_of',
+           'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why', 'add_admin', 'listen_to_hup',
+           'add_items', 'docs_page', 'add_front', 'create_app', 'serve']
 
 # %% ../../nbs/92_api.main.ipynb #50ff880f
 import asyncio
@@ -404,7 +404,7 @@ def cached_jpeg(path: Path, root: Path, size: int, modified: int) -> bytes | Non
     "The small picture of a file as it was when it was `modified` (ns)."
     return small_jpeg(path, root, size)
 
-# %% ../../nbs/92_api.main.ipynb #fdd88e26
+# %% ../../nbs/92_api.main.ipynb #613ec475
 WORKERS = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 WAITING = 64
 PATIENCE = 20.0  # seconds a question may take
@@ -425,6 +425,7 @@ class Desk:
         try:
             if short:
                 async with self.turn:
+                    await asyncio.sleep(0)  # what came in meanwhile is read, and counted or refused
                     return question()
             with anyio.fail_after(self.patience):  # a thread cannot be stopped: its answer is thrown away, its place is free when it is done
                 return await anyio.to_thread.run_sync(question, limiter=self.limiter, abandon_on_cancel=True)
@@ -434,14 +435,29 @@ class Desk:
             self.inside -= 1
 
 
+class Door:
+    "Turns away what the desk would refuse, before anything is made of it: under a rush refusing must not be the work that is left."
+
+    def __init__(self, app: Callable, desk: Desk) -> None:
+        self.app, self.desk = app, desk
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] == "http" and self.desk.inside >= self.desk.most and scope["path"].startswith(ASKED_AT_THE_DESK):
+            return await (await refuse_busy(None, None))(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+ASKED_AT_THE_DESK = ("/recommend", "/explain", "/similar")
+
+
 class Busy(Exception):
     "More questions at once than can be answered soon."
 
 
-async def refuse_busy(request: Request, wrong: Busy) -> Response:
+async def refuse_busy(request: Request | None, wrong: Busy | None) -> Response:
     return problem(503, "busy", "too many questions at once; ask again in a second", **{"Retry-After": "1"})
 
-# %% ../../nbs/92_api.main.ipynb #8401b027
+# %% ../../nbs/92_api.main.ipynb #56b61425
 def _open(bundle: Path | str | None):  # -> recsys.serving.engine.Engine
     from recsys.serving.engine import open_engine  # here: what computes is heavy, and the module must import light
 
@@ -453,10 +469,19 @@ def _open(bundle: Path | str | None):  # -> recsys.serving.engine.Engine
 
 def _warm_up(engine) -> None:
     "In a thread beside the first visitors; who needs what could not be loaded hears why."
+    _settle()
     try:
         engine.warm_up()
     except Exception:  # whatever it is: the engine answers all that does not need it
         log.exception("not all could be loaded ahead")
+    _settle()
+
+
+def _settle() -> None:
+    "What is loaded stays: to look through a million objects for garbage again and again would stop the service for 0.2 s each time."
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 class Standing:
@@ -496,9 +521,6 @@ class Standing:
             self.lock.release()
 
     def _exchange(self, engine) -> dict:
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()  # a bundle is a million objects that stay: to look through them again and again stops the service for 0.2 s each time
         old = self.engine
         if old is not None and (old.bundle.version, old.bundle.folder) == (engine.bundle.version, engine.bundle.folder):
             return self._told("same", None)
@@ -787,7 +809,7 @@ async def _demo(app: FastAPI, module: str) -> AsyncIterator[None]:
         yield
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "app", None) is not inner]
 
-# %% ../../nbs/92_api.main.ipynb #b86e7fdd
+# %% ../../nbs/92_api.main.ipynb #08fee800
 def create_app(
     engine=None,  # asked instead of a bundle: for tests, and for who has one already
     bundle: Path | str | None = None,
@@ -796,7 +818,7 @@ def create_app(
 ) -> FastAPI:
     "The service."
 
-    standing, counts = Standing(engine, bundle), Counts()
+    standing, counts, desk = Standing(engine, bundle), Counts(), desk or Desk()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -811,11 +833,12 @@ def create_app(
 
     app = FastAPI(title="recsys", description="Recommendations of the workbench.", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, of={"/search/image": MAX_PICTURE})
+    app.add_middleware(Door, desk=desk)
     app.add_middleware(Metered, counts=counts)
     app.state.standing, app.state.counts, app.state.demo = standing, counts, False
     handle_errors(app).add_exception_handler(Busy, refuse_busy)
     add_health(app)
-    add_recommend(app, desk or Desk())
+    add_recommend(app, desk)
     add_search(app, Desk(1, 8))
     add_items(app)
     add_admin(app)
