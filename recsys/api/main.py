@@ -13,8 +13,9 @@ __all__ = ['MAX_K', 'MAX_HISTORY', 'MAX_BODY', 'MAX_PICTURE', 'LAST_MS', 'Id', '
            'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why', 'add_admin', 'listen_to_hup',
            'add_items', 'docs_page', 'add_front', 'create_app', 'serve']
 
-# %% ../../nbs/92_api.main.ipynb #50ff880f
+# %% ../../nbs/92_api.main.ipynb #e1ea1cc1
 import asyncio
+import atexit
 import gc
 import hmac
 import html
@@ -457,7 +458,7 @@ class Busy(Exception):
 async def refuse_busy(request: Request | None, wrong: Busy | None) -> Response:
     return problem(503, "busy", "too many questions at once; ask again in a second", **{"Retry-After": "1"})
 
-# %% ../../nbs/92_api.main.ipynb #56b61425
+# %% ../../nbs/92_api.main.ipynb #4a2c8d3c
 def _open(bundle: Path | str | None):  # -> recsys.serving.engine.Engine
     from recsys.serving.engine import open_engine  # here: what computes is heavy, and the module must import light
 
@@ -475,6 +476,9 @@ def _warm_up(engine) -> None:
     except Exception:  # whatever it is: the engine answers all that does not need it
         log.exception("not all could be loaded ahead")
     _settle()
+
+
+atexit.register(gc.unfreeze)  # else extension modules complain at the end about what was never collected
 
 
 def _settle() -> None:
@@ -809,7 +813,7 @@ async def _demo(app: FastAPI, module: str) -> AsyncIterator[None]:
         yield
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "app", None) is not inner]
 
-# %% ../../nbs/92_api.main.ipynb #08fee800
+# %% ../../nbs/92_api.main.ipynb #704a478a
 def create_app(
     engine=None,  # asked instead of a bundle: for tests, and for who has one already
     bundle: Path | str | None = None,
@@ -824,7 +828,6 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await anyio.to_thread.run_sync(standing.start)
-            stack.callback(gc.unfreeze)
             stack.callback(listen_to_hup(standing))
             module = demo or os.environ.get("RECSYS_DEMO")
             if module and standing.engine is not None:
