@@ -310,6 +310,11 @@ def test_the_api_gives_the_lists_of_step_14(tiny):
 
 
 def compare(client, dataset, strategy, lists, n=200, k=12):
+    n_known = 0
     for user, wanted in list(lists[lists["rank"] <= k].sort_values("rank").groupby("user_id"))[:n]:
-        items = answered(client.get(f"/recommend/user/{user}?top_k={k}&strategy={strategy}&dataset={dataset}")).items
-        assert [item.item_id for item in items[: len(wanted)]] == wanted["item_id"].tolist(), (dataset, strategy, user)
+        reply = answered(client.get(f"/recommend/user/{user}?top_k={k}&strategy={strategy}&dataset={dataset}"))
+        if reply.user_id is None and reply.answered_by == "popularity":  # to a stranger the service says what sells, whatever a tower would guess
+            continue
+        assert [item.item_id for item in reply.items[: len(wanted)]] == wanted["item_id"].tolist(), (dataset, strategy, user)
+        n_known += reply.known
+    assert n_known, (dataset, strategy)

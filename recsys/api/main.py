@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_K', 'MAX_HISTORY', 'MAX_BODY', 'MAX_PICTURE', 'LAST_MS', 'Id', 'AnyId', 'StrategyName', 'Dataset', 'OWN',
-           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'BUCKETS',
+           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'LEAVE', 'BUCKETS',
            'PROBLEMS', 'PAGE', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar', 'Event', 'AskHistory',
            'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence', 'Part', 'Why', 'Model',
            'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields', 'as_json', 'NotReady',
@@ -458,7 +458,7 @@ class Busy(Exception):
 async def refuse_busy(request: Request | None, wrong: Busy | None) -> Response:
     return problem(503, "busy", "too many questions at once; ask again in a second", **{"Retry-After": "1"})
 
-# %% ../../nbs/92_api.main.ipynb #4a2c8d3c
+# %% ../../nbs/92_api.main.ipynb #46cc410e
 def _open(bundle: Path | str | None):  # -> recsys.serving.engine.Engine
     from recsys.serving.engine import open_engine  # here: what computes is heavy, and the module must import light
 
@@ -488,18 +488,26 @@ def _settle() -> None:
     gc.freeze()
 
 
+LEAVE = 8.0  # s
+
+
 class Standing:
     "The engine that answers, why there is none, and where the one before it lies."
 
     def __init__(self, engine=None, bundle: Path | str | None = None) -> None:  # bundle: where to look for it, now and later
         self.engine, self.bundle, self.before, self.why_not = engine, bundle, None, "the bundle is not loaded yet"
-        self.lock, self.swaps = threading.Lock(), Counter()
+        self.lock, self.swaps, self.warming = threading.Lock(), Counter(), None
 
     def __getattr__(self, name: str):
         "What is asked of it is asked of the engine that answers now: the demo is handed this."
         if self.__dict__.get("engine") is None:
             raise NotReady(self.__dict__.get("why_not"))
         return getattr(self.engine, name)
+
+    def rest(self) -> None:
+        "Wait for what is still being loaded: a process that ends in the midst of an import ends badly."
+        if self.warming is not None:
+            self.warming.join(LEAVE)
 
     def start(self) -> None:
         "Load the first one; whatever is wrong with it, the service lives and can say why."
@@ -530,7 +538,8 @@ class Standing:
             return self._told("same", None)
         self.before = None if old is None else old.bundle.folder
         self.engine = engine
-        threading.Thread(target=_warm_up, args=(engine,), daemon=True).start()
+        self.warming = threading.Thread(target=_warm_up, args=(engine,), daemon=True)
+        self.warming.start()
         log.info("bundle %s answers", engine.bundle.version)
         return self._told("swapped", None)
 
@@ -813,7 +822,7 @@ async def _demo(app: FastAPI, module: str) -> AsyncIterator[None]:
         yield
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "app", None) is not inner]
 
-# %% ../../nbs/92_api.main.ipynb #704a478a
+# %% ../../nbs/92_api.main.ipynb #eaa16d2c
 def create_app(
     engine=None,  # asked instead of a bundle: for tests, and for who has one already
     bundle: Path | str | None = None,
@@ -827,6 +836,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.callback(standing.rest)
             await anyio.to_thread.run_sync(standing.start)
             stack.callback(listen_to_hup(standing))
             module = demo or os.environ.get("RECSYS_DEMO")
