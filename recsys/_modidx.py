@@ -43,6 +43,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'recsys.api.main.Standing._exchange': ('api.main.html#standing._exchange', 'recsys/api/main.py'),
                                  'recsys.api.main.Standing._refused': ('api.main.html#standing._refused', 'recsys/api/main.py'),
                                  'recsys.api.main.Standing._told': ('api.main.html#standing._told', 'recsys/api/main.py'),
+                                 'recsys.api.main.Standing.rest': ('api.main.html#standing.rest', 'recsys/api/main.py'),
                                  'recsys.api.main.Standing.start': ('api.main.html#standing.start', 'recsys/api/main.py'),
                                  'recsys.api.main.Standing.swap': ('api.main.html#standing.swap', 'recsys/api/main.py'),
                                  'recsys.api.main.Strict': ('api.main.html#strict', 'recsys/api/main.py'),
