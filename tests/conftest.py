@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,27 @@ def recsys(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Comp
     "Call the command line as a person would."
     command = [sys.executable, "-c", "from recsys.cli import main; main()", *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, timeout=900, check=False)
+
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@contextmanager
+def chromium() -> Iterator:
+    "A browser that asks nobody by itself; where there is none the test is skipped, and says so."
+    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS: playwright is not installed (pip install 'recsys-workbench[dev]')")
+    if not (path := shutil.which("chromium")):
+        pytest.skip("NO BROWSER TESTS: there is no chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver, driver.chromium.launch(executable_path=path, args=FLAGS) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "One browser for all tests of a file: as long as it is there, nothing else may run an event loop."
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shutil
 import threading
 import time
 
@@ -19,10 +18,7 @@ from recsys.data.schema import DAY_MS, EVENTS, write_table
 from recsys.pipeline.bundle import bundle
 from recsys.serving.engine import Engine
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SEARCH = "#who input"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 PATIENCE = 15_000  # ms a click may take on a busy machine before the test gives up
 
 
@@ -56,17 +52,6 @@ def address(tmp_path_factory):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS: playwright is not installed (pip install 'recsys-workbench[dev]')")
-    if not shutil.which(CHROMIUM):
-        pytest.skip("NO BROWSER TESTS: there is no chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, chromium
 
 needs_mkdocs = pytest.mark.skipif(not find_spec("material"), reason="NO DOCS SITE: mkdocs-material is not installed (pip install 'recsys-workbench[docs]')")
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src", "object": "data"}
@@ -139,15 +138,11 @@ def test_links_of_the_repository_become_links_of_the_site():
 
 @needs_mkdocs
 def test_in_a_browser_it_searches_and_asks_nobody_else(site):
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS: playwright is not installed (pip install 'recsys-workbench[dev]')")
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("NO BROWSER TESTS: there is no chromium (apt-get install chromium)")
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *words: None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     home, asked = f"http://127.0.0.1:{server.server_port}/", []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 375, "height": 800})
         page.on("request", lambda request: asked.append(request.url))
         for name in ("index.html", "docs/your_own_shop.html", "pipeline/14_evaluate.html", "72_reasons.html"):
@@ -156,7 +151,6 @@ def test_in_a_browser_it_searches_and_asks_nobody_else(site):
         page.set_viewport_size({"width": 1280, "height": 800})
         page.get_by_placeholder("Search").fill("leave one out")
         page.locator(".md-search-result__item a").first.wait_for(timeout=20_000)
-        browser.close()
     server.shutdown()
     assert not [url for url in asked if not url.startswith((home, "data:", "blob:"))]
 

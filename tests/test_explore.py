@@ -18,7 +18,6 @@ from conftest import ROOT
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
-from test_demo import CHROMIUM, FLAGS
 
 EXPLORE = {path.stem: path for path in sorted((ROOT / "nbs" / "explore").glob("*.ipynb"))}
 PATIENCE = 90_000  # ms a busy machine may take
@@ -215,17 +214,6 @@ def lab(two, tmp_path_factory):
     finally:
         server.terminate()
         server.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS: playwright is not installed (pip install 'recsys-workbench[dev]')")
-    if not shutil.which(CHROMIUM):
-        pytest.skip("NO BROWSER TESTS: there is no chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,15 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import matplotlib
 import nbformat
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import ROOT, chromium
 from judged_shop import Again, Circle, Contrary, Popular, make_catalog, make_shop
 from rich.console import Console
-from test_demo import CHROMIUM, FLAGS
 
 from recsys.data.catalog import jpeg_uri
 from recsys.evaluation.audit import audit, audit_section
@@ -178,11 +176,8 @@ def test_the_sheet_in_the_docs_holds():
 @pytest.mark.parametrize("width", [375, 1280])
 def test_the_page_fits_a_phone_and_a_desk(made, width):
     "Wide tables scroll in their own box; nothing is asked of anybody."
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS: playwright is not installed (pip install 'recsys-workbench[dev]')")
-    if not shutil.which(CHROMIUM):
-        pytest.skip("NO BROWSER TESTS: there is no chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver, driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as chromium:
-        page, asked = chromium.new_page(viewport={"width": width, "height": 900}), []
+    with chromium() as browser:
+        page, asked = browser.new_page(viewport={"width": width, "height": 900}), []
         page.on("request", lambda request: asked.append(request.url))
         page.goto((made[2] / "report.html").as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
