@@ -1478,6 +1478,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'recsys.rules.Rules.__bool__': ('rules.html#rules.__bool__', 'recsys/rules.py'),
                               'recsys.rules.Rules.each': ('rules.html#rules.each', 'recsys/rules.py'),
                               'recsys.rules.Rules.of': ('rules.html#rules.of', 'recsys/rules.py'),
+                              'recsys.rules.Rules.words': ('rules.html#rules.words', 'recsys/rules.py'),
                               'recsys.rules._band': ('rules.html#_band', 'recsys/rules.py'),
                               'recsys.rules._counts': ('rules.html#_counts', 'recsys/rules.py'),
                               'recsys.rules._factors': ('rules.html#_factors', 'recsys/rules.py'),

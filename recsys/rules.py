@@ -20,7 +20,7 @@ import yaml
 from .data.catalog import Catalog, path_beginnings
 from .errors import MissingFileError, SettingsError
 
-# %% ../nbs/71_rules.ipynb #ccc4a28c
+# %% ../nbs/71_rules.ipynb #9b94d623
 MAX_FACTOR = 100.0
 
 
@@ -39,6 +39,14 @@ class Rules:
     def each(self) -> dict[str, "Rules"]:
         "Every rule alone, by name: what one of them costs is measured without the others."
         return {rule.name: replace(Rules(), **{rule.name: mine}) for rule in fields(self) if (mine := getattr(self, rule.name)) != getattr(Rules(), rule.name)}
+
+    @property
+    def words(self) -> str:
+        "What is asked, for people."
+        said = ["nothing sold out"] if self.exclude_sold_out else []
+        said += [f"prices from {self.price_band[0]:g} to {self.price_band[1]:g}"] if self.price_band else []
+        said += [f"at most {n} of one {name.replace('_', ' ')}" for name, n in self.at_most.items()]
+        return "; ".join([*said, *(f"{name} {value} times {factor:g}" for name, factors in self.boost.items() for value, factor in factors.items())])
 
     @classmethod
     def of(cls, said: object, where: str = "rules") -> Self:

@@ -34,11 +34,12 @@ def ruled(top: TopK, rules: Rules, catalog: Catalog, k: int) -> np.ndarray:
         found[row, : len(kept)] = kept
     return found
 
-# %% ../../nbs/83_evaluation.rule_costs.ipynb #13a5e726
+# %% ../../nbs/83_evaluation.rule_costs.ipynb #408d4281
 class RuleCost(NamedTuple):
     "What a rule does to the headline metric."
 
     rule: str  # one of them, or TOGETHER
+    words: str  # what it asks
     before: float
     after: float
     difference: float
@@ -64,17 +65,18 @@ def rule_costs(judgement: Judgement, strategy: str, rules: Rules, catalog: Catal
         left = ruled(top, rule, catalog, k)
         change = value(left) - before
         ends = interval(draw_means(change[:, None], seed, groups=protocol.groups[rows])[:, 0])
-        costs.append(RuleCost(name, float(before.mean()), float(before.mean() + change.mean()), float(change.mean()), *ends,
+        costs.append(RuleCost(name, rule.words, float(before.mean()), float(before.mean() + change.mean()), float(change.mean()), *ends,
                               float((left != usual).any(axis=1).mean()), len(rows)))  # fmt: skip
     return costs
 
-# %% ../../nbs/83_evaluation.rule_costs.ipynb #8c9bcab8
+# %% ../../nbs/83_evaluation.rule_costs.ipynb #2eb74339
 def costs_part(costs: Sequence[RuleCost]) -> Part:
     "The table."
     name = f"{HEADLINE[0].upper()}@{HEADLINE[1]}"
     mark = lambda cost: "above" if cost.lo > 0 else "below" if cost.hi < 0 else "soft"
     said = lambda cost: Cell(f"{cost.difference:+.4f} [{cost.lo:+.4f}, {cost.hi:+.4f}]", mark(cost))
-    rows = tuple((cost.rule.replace("_", " "), f"{cost.before:.4f}", f"{cost.after:.4f}", said(cost), f"{cost.changed:.0%}") for cost in costs)
+    named = lambda cost: cost.rule if cost.rule == TOGETHER else cost.words
+    rows = tuple((named(cost), f"{cost.before:.4f}", f"{cost.after:.4f}", said(cost), f"{cost.changed:.0%}") for cost in costs)
     return Part("", (), ("rule", f"{name} before", "after", "difference", "lists changed"), rows)
 
 
