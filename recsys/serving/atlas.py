@@ -6,7 +6,7 @@
 __all__ = ['TILE', 'TILE_WIDTH', 'ACROSS', 'THREADS', 'PALETTE', 'REST', 'ESM', 'CSS', 'thumbnail', 'Sheet', 'make_sheet',
            'Legend', 'legend_of', 'apart', 'still', 'legend_html', 'still_html', 'Atlas']
 
-# %% ../../nbs/93_serving.atlas.ipynb #8e898e09
+# %% ../../nbs/93_serving.atlas.ipynb #880b9101
 import base64
 import html
 import io
@@ -18,9 +18,11 @@ from typing import NamedTuple
 import anywidget
 import numpy as np
 import traitlets
-from PIL import Image, ImageColor, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageDraw
 
-# %% ../../nbs/93_serving.atlas.ipynb #9c94f1de
+from ..data.catalog import read_picture
+
+# %% ../../nbs/93_serving.atlas.ipynb #47b0fd00
 TILE = 64  # pixels of a thumbnail's height; three by four
 TILE_WIDTH = TILE * 3 // 4
 ACROSS = 40  # thumbnails in a row of the sheet
@@ -29,13 +31,7 @@ THREADS = 4  # pictures read at a time
 
 def thumbnail(path: Path | None) -> Image.Image | None:
     "A small copy of a picture, cut to three by four; None where there is none that can be read."
-    if path is None:
-        return None
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * TILE_WIDTH, 2 * TILE))
-            small = image.convert("RGB")
-    except (FileNotFoundError, UnidentifiedImageError, OSError):
+    if (small := read_picture(path, TILE_WIDTH, TILE)) is None:
         return None
     scale = max(TILE_WIDTH / small.width, TILE / small.height)
     small = small.resize((max(TILE_WIDTH, round(small.width * scale)), max(TILE, round(small.height * scale))))
