@@ -174,7 +174,7 @@ def parameters(planned: Planned, settings: Settings, notebook: Path, dials: Mapp
     names = [(name, default) for name, default in declared(notebook).items() if name not in _PLACES]
     return {name: special.get(name, known.get(planned.step.prefix + name, known.get(name, default))) for name, default in names}
 
-# %% ../nbs/05_runner.ipynb #646bebde
+# %% ../nbs/05_runner.ipynb #cf180569
 def notebook_hash(notebook: Path) -> str:
     "The hash of a notebook's bare code up to the call of its step; the values in its parameters cell count as parameters."
     cells = [cell.source for cell in read_cells(notebook) if "parameters" not in cell.tags]
@@ -188,7 +188,11 @@ def _calls(source: str) -> bool:
 
 
 def made_from(
-    planned: Planned, values: Mapping[str, object], inputs: Mapping[str, Path], memory: Path
+    planned: Planned,
+    values: Mapping[str, object],
+    inputs: Mapping[str, Path],
+    memory: Path,  # of the hashes of raw files
+    reading: Callable[[], None] = lambda: None,  # called where raw files must be read for it
 ) -> dict[str, object]:
     "Everything that could change a step's output; its hash is the key."
     raw = dict(values.get("sources", {})) | {name: values[name] for name in FILES if values.get(name)}
@@ -200,7 +204,7 @@ def made_from(
         "parameters": {name: value for name, value in values.items() if name not in ("sources", *FILES)},
         "settled": {name: _named(place)(values[name]) for name, place in planned.step.settles.items()},
         "inputs": {name: folder.name for name, folder in sorted(inputs.items())},
-        "raw": {name: raw_hash(path, memory) for name, path in sorted(raw.items())},
+        "raw": {name: raw_hash(path, memory, reading) for name, path in sorted(raw.items())},
     }
 
 
@@ -259,7 +263,7 @@ def _sizes(process: psutil.Process) -> tuple[int, int]:
     except (psutil.Error, OSError):  # ended between listing and looking
         return 0, 0
 
-# %% ../nbs/05_runner.ipynb #c244510e
+# %% ../nbs/05_runner.ipynb #21e119b9
 class Kernel:
     "A process for one notebook."
 
@@ -300,8 +304,17 @@ class Kernels:
         "The one that was started ahead, if it lives, else a new one; and one for the following step is started."
         ahead, self.spare = self.spare, None
         taken = ahead if ahead is not None and ahead.alive else Kernel()
-        self.spare = None if following is None else Kernel("pandas", "matplotlib.pyplot", following.step.code)
+        self.spare = None if following is None else self._for(following)
         return taken
+
+    def start(self, planned: Planned) -> None:
+        "Start the one of a step, and papermill, while there is something else to do."
+        if self.spare is None:
+            self.spare = self._for(planned)
+            threading.Thread(target=importlib.import_module, args=("papermill",), daemon=True).start()
+
+    def _for(self, planned: Planned) -> Kernel:
+        return Kernel("pandas", "matplotlib.pyplot", planned.step.code)
 
     def close(self) -> None:
         "End the one that waits."
@@ -427,7 +440,7 @@ def _call_seconds(executed: Path) -> float:
     "Seconds of the cell that calls the step."
     return sum(cell.seconds for cell in read_cells(executed) if _calls(cell.source))
 
-# %% ../nbs/05_runner.ipynb #b5e88a8a
+# %% ../nbs/05_runner.ipynb #21a9194a
 @contextmanager
 def _kernel_env(settings: Settings):
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter, and where Spark runs."
@@ -454,11 +467,19 @@ def git_commit() -> str | None:
 
 
 def run_step(
-    planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], force: bool, say: Callable[[str], None], kernel: Callable[[], Kernel] = Kernel
+    planned: Planned,
+    settings: Settings,
+    run: Run,
+    made: Mapping[str, Path],
+    force: bool,
+    say: Callable[[str], None],
+    kernel: Callable[[], Kernel] = Kernel,
+    start: Callable[[], None] = lambda: None,  # called where a kernel has time to start: raw files must be read first
 ) -> dict:
     "Make the artifact of a step, or find it in the store; what to record of it in `run.json`."
     store, step, inputs = run.store, planned.step.name, planned.inputs(made)
-    notebook, values, origin = _asked(planned, settings, run, made)
+    with _kernel_env(settings):
+        notebook, values, origin = _asked(planned, settings, run, made, start)
     key = json_hash(origin)
     entry = {"name": planned.name, "step": step, "window": planned.window, "key": key}
     if not force and (found := _found(run, step, key)):
@@ -482,11 +503,11 @@ def run_step(
     return entry | {"status": "done", **cost, "summary": done.summary}
 
 
-def _asked(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path]) -> tuple[Path, dict, dict]:
+def _asked(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], start: Callable[[], None] = lambda: None) -> tuple[Path, dict, dict]:
     "(notebook, parameters, all that its artifact is made from) of a step in this run."
     notebook = notebooks_dir() / f"{planned.step.notebook}.ipynb"
     values = parameters(planned, settings, notebook, tuned_dials(settings, made))
-    return notebook, values, made_from(planned, values, planned.inputs(made), run.store.root / "raw_hashes.json")
+    return notebook, values, made_from(planned, values, planned.inputs(made), run.store.root / "raw_hashes.json", start)
 
 
 def _found(run: Run, step: str, key: str) -> dict | None:
@@ -511,7 +532,7 @@ def tuned_dials(settings: Settings, made: Mapping[str, Path]) -> dict[str, dict]
             dials[dataset] = known | {model: known.get(model, {}) | values for model, values in found.items()}
     return dials
 
-# %% ../nbs/05_runner.ipynb #04b9c72a
+# %% ../nbs/05_runner.ipynb #079cb403
 def run_river(
     profile: str,
     settings: Settings,
@@ -541,7 +562,8 @@ def run_river(
             try:
                 says = lambda line, planned=planned: report(planned, {"status": "says", "line": line})
                 following = None if planned.name == only else next(iter(planned_steps[position + 1 :]), None)
-                entry = _step_or_refuse(planned, settings, run, made, anew, only, says, partial(kernels.take, following))
+                take, start = partial(kernels.take, following), partial(kernels.start, planned)
+                entry = _step_or_refuse(planned, settings, run, made, anew, only, says, take, start)
             except BaseException as problem:
                 report(planned, _failed(run, planned, problem))
                 problem.add_note(f"go on with: {go_on}")
@@ -566,9 +588,9 @@ def _failed(run: Run, planned: Planned, problem: BaseException) -> dict:
 
 
 def _step_or_refuse(planned: Planned, settings: Settings, run: Run, made: Mapping[str, Path], anew: bool, only: str | None, say: Callable,
-                    kernel: Callable[[], Kernel]) -> dict:  # fmt: skip
+                    kernel: Callable[[], Kernel], start: Callable[[], None]) -> dict:  # fmt: skip
     if only is None or planned.name == only:
-        return run_step(planned, settings, run, made, anew, say, kernel)
+        return run_step(planned, settings, run, made, anew, say, kernel, start)
     key = json_hash(_asked(planned, settings, run, made)[-1])
     if (found := _found(run, planned.step.name, key)) is None:
         raise StepError(f"--only {only} needs the artifact of {planned.name}, which is not in the store; run it first, or leave --only away")

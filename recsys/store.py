@@ -8,7 +8,7 @@ __all__ = ['PIECE_BYTES', 'PACKAGES', 'CALLED', 'LIMITS', 'REFUSED', 'UNFINISHED
            'why_refused', 'cannot_write', 'atomic_path', 'write_text', 'write_json', 'raw_hash', 'sealed', 'unsealed',
            'Store', 'measures', 'read_manifest', 'verify', 'check_files', 'lock', 'held']
 
-# %% ../nbs/03_store.ipynb #82752383
+# %% ../nbs/03_store.ipynb #8cafb4ef
 import ast
 import errno
 import hashlib
@@ -19,7 +19,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -205,10 +205,11 @@ def write_json(value: object, path: Path | str) -> None:
     "Write json, whole or not at all."
     write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str), path)
 
-# %% ../nbs/03_store.ipynb #57e09eb6
+# %% ../nbs/03_store.ipynb #ce1b7c1b
 def raw_hash(
     path: Path | str,  # a file or a folder of raw input
     memory: Path,  # a json file that remembers
+    reading: Callable[[], None] = lambda: None,  # called where the content must be read, which takes long
 ) -> str:
     "The content hash of a file, or of all files of a folder with their names."
     path = Path(path)
@@ -217,6 +218,7 @@ def raw_hash(
     listing = json_hash([str(path.resolve()), stats])
     known = _remembered(memory)
     if listing not in known:
+        reading()
         known = _remembered(memory) | {listing: json_hash([(name, large_hash(path / name if path.is_dir() else path)) for name, *_ in stats])}
         write_json(known, memory)
     return known[listing]

@@ -6,11 +6,15 @@
 __all__ = ['PIECE', 'WIDE', 'NUL', 'NOT_UTF8', 'OPEN_QUOTE', 'RETURN', 'MOST_LINES', 'RAW_CHARS', 'Look', 'look', 'BadLine',
            'raw_text', 'set_aside']
 
-# %% ../../nbs/10_data.lines.ipynb #d2f7010a
+# %% ../../nbs/10_data.lines.ipynb #b71f2d06
 import codecs
+import operator
+import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +22,7 @@ import numpy as np
 
 from ..errors import SchemaError
 
-# %% ../../nbs/10_data.lines.ipynb #37b1ab98
+# %% ../../nbs/10_data.lines.ipynb #9ac02324
 PIECE = 1 << 18  # bytes looked at together: they stay in the processor, a megabyte takes four times as long
 WIDE = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PAR1": "parquet"}
 
@@ -53,14 +57,40 @@ class Look:
         return [text for text, there in seen.items() if there]
 
 
+    def __add__(self, after: "Look") -> "Look":
+        "What this part of a file and the next one show together."
+        counts = {name: getattr(self, name) + getattr(after, name) for name in ("n_feeds", "n_returns", "n_pairs")}
+        return Look(self.bom, **counts, nul=self.nul or after.nul, utf8=self.utf8 and after.utf8, odd_quotes=self.odd_quotes or after.odd_quotes)
+
+
 def look(path: Path | str) -> Look:
     "Look at every byte of a csv, once; a file that is no text at all is a `SchemaError`."
-    seen, decoder, parity, last = Look(), codecs.getincrementaldecoder("utf-8")(), 0, b""
     with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            if not last:
-                _refuse_wide(Path(path), piece)
-                seen.bom = piece.startswith(codecs.BOM_UTF8)
+        _refuse_wide(Path(path), head := file.read(PIECE))
+    edges = _edges(Path(path), n := os.cpu_count() or 1)
+    with ThreadPoolExecutor(n) as pool:
+        seen = reduce(operator.add, pool.map(partial(_look_at, path), edges, edges[1:]), Look())
+    return replace(seen, bom=head.startswith(codecs.BOM_UTF8))
+
+
+def _edges(path: Path, n: int) -> list[int]:
+    "Places that cut a file into up to n parts of whole lines: 0, where lines begin, its length."
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        found = {0, size}
+        for part in range(1, n):
+            file.seek(size * part // n)
+            if file.readline(PIECE).endswith(b"\n"):  # else a line longer than a piece: no cut in there
+                found.add(file.tell())
+    return sorted(found)
+
+
+def _look_at(path: Path | str, start: int, end: int) -> Look:
+    "Look at the whole lines between two places."
+    seen, decoder, parity, last = Look(), codecs.getincrementaldecoder("utf-8")(), 0, b""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while piece := file.read(min(PIECE, end - file.tell())):
             seen.nul = seen.nul or b"\0" in piece
             seen.utf8 = seen.utf8 and _decodes(decoder, piece)
             parity = _quotes(seen, piece, parity)

@@ -42,7 +42,7 @@ def _items(article_id: ir.StringValue) -> ir.IntegerValue:
 def _users(source: Source, customer_id: ir.StringValue, more: int = 0) -> ir.IntegerValue:
     return ibis.ifelse(customer_id.length() == 64, source.engine.hex_int(customer_id.left(USER_DIGITS + more)), None)
 
-# %% ../../nbs/22_datasets.hm.ipynb #d1f47183
+# %% ../../nbs/22_datasets.hm.ipynb #f9978239
 def read_events(source: Source) -> Reading:
     "Purchases, a row a line."
     for name in ("articles.csv", "customers.csv"):
@@ -51,7 +51,8 @@ def read_events(source: Source) -> Reading:
     raw = source.csv(path, ["t_dat", "customer_id", "article_id", "price", "sales_channel_id"])
     read = raw.mutate(customer=_users(source, raw.customer_id, MORE_DIGITS), article=(ibis.literal("2") + raw.article_id).try_cast("int64"),
                       day=raw.t_dat.try_cast("date").delta(ibis.date("1970-01-01"), unit="day"), paid=raw.price.try_cast("float32"))  # fmt: skip
-    whole_id = (read.article_id.length() == 10) & (read.article.cast("string") == ibis.literal("2") + read.article_id)
+    digits_only = read.article.between(2 * 10**10, 3 * 10**10 - 1) & ~read.article_id.upper().contains("E")  # 10 characters that make 11 digits, or an exponent
+    whole_id = (read.article_id.length() == 10) & digits_only
     rows = read.mutate(user_id=read.customer >> 4 * MORE_DIGITS, digits=read.customer & (1 << 4 * MORE_DIGITS) - 1,
                        item_id=ibis.ifelse(whole_id, read.article, None), ts=midnight(read.t_dat, read.day), paid=not_negative(read.paid))  # fmt: skip
     wrong = [
