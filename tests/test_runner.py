@@ -39,6 +39,20 @@ def test_from_and_only_and_force(ready, tmp_path):
         go(tmp_path, from_step="four")
 
 
+def test_the_first_kernel_starts_while_raw_files_are_read(river, tmp_path, monkeypatch):
+    (raw := tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n")
+    told = nbformat.read(river / "01_one.ipynb", 4)
+    told.cells[0].source += "\nsources = {}"
+    nbformat.write(told, river / "01_one.ipynb")
+    begun, start = [], runner.Kernels.start
+    monkeypatch.setattr(runner.Kernels, "start", lambda kernels, planned: begun.append(planned.name) or start(kernels, planned))
+    settings = Settings(datasets=["shop"], runs_dir=tmp_path / "runs", events=raw)
+    runner.run_river("mine", settings, only="one")
+    assert begun == ["one"]
+    runner.run_river("mine", settings, only="one", force=True)  # the hash is remembered
+    assert begun == ["one"]
+
+
 def test_only_says_what_it_lacks(river, tmp_path):
     with pytest.raises(StepError, match="needs the artifact of one"):
         go(tmp_path, only="two")
