@@ -195,9 +195,9 @@ def test_the_size_of_a_block_and_the_number_of_processors_change_nothing(protoco
     parts = {"popularity": Popular().fit(SHOP), "content": Circle().fit(SHOP), "als": AlsScorer(embedding_size=8, epochs=3).fit(SHOP)}
     scorers = parts | {"hybrid": HybridScorer(parts, "content:.6,als:.4").fit(SHOP)}
     rows = judge(protocol, scorers).rows
-    monkeypatch.setattr("recsys.evaluation.protocol.MOST_WORKERS", 1)
+    monkeypatch.setattr("recsys.recommend.MOST_WORKERS", 1)
     assert judge(protocol, scorers).rows == rows
-    monkeypatch.setattr("recsys.evaluation.protocol.QUERIES_AT_ONCE", 37)
+    monkeypatch.setattr("recsys.recommend.QUERIES_AT_ONCE", 37)
     lists = answers(protocol, scorers)
     for name, top in answers(protocol, {"hybrid": scorers["hybrid"]} | parts).items():
         np.testing.assert_array_equal(top.nums, lists[name].nums)

@@ -10,7 +10,7 @@ __all__ = ['FORMAT', 'RULES', 'REMEDY', 'STEPS', 'ONLY', 'LEFT_OUT', 'SHOWN', 'M
            'write_tower', 'make_lists', 'in_parts', 'files_of', 'served_path', 'items_path', 'users_path', 'resting',
            'wake_tower', 'read_served', 'read_metrics', 'read_truth', 'load_bundle']
 
-# %% ../../nbs/90_serving.bundle.ipynb #96a6523c
+# %% ../../nbs/90_serving.bundle.ipynb #17719200
 import fnmatch
 import json
 import os
@@ -32,11 +32,11 @@ from ..data.catalog import Catalog
 from ..data.interactions import NEVER, Interactions, Queries
 from ..data.schema import EVENTS, USERS, read_table
 from ..errors import ArtifactError, MissingFileError
-from ..recommend import Recommender, Room, load_scorers, load_shop_of, sale_weeks
+from ..recommend import Recommender, Room, in_turn, load_scorers, load_shop_of, sale_weeks, side_by_side
 from ..rules import Rules, read_rules
 from ..runs import project_dir
 from ..scorers.als import AlsScorer
-from ..scorers.base import Missing, Scorer, VectorScorer
+from ..scorers.base import Missing, Scorer, TopK, VectorScorer
 from ..scorers.because import Leads, leads_of_many
 from ..scorers.hybrid import HybridScorer
 from ..search import Landing, WordIndex, landing_path
@@ -359,7 +359,7 @@ def load_shop(folder: Path, dataset: str, about: Mapping[str, object], home: Pat
     shop.shelf  # filled now, not while the first visitor waits
     return shop
 
-# %% ../../nbs/90_serving.bundle.ipynb #c99a46d1
+# %% ../../nbs/90_serving.bundle.ipynb #19191e9d
 SERVED = "served"  # folder of it
 GRAPH_FROM = 2_000_000  # numbers to compare: a millisecond
 READY_BYTES = 2**28  # of user vectors at most; beyond that they are made when somebody asks
@@ -404,13 +404,18 @@ def make_lists(shop: Shop) -> Lists:
     past = shop.interactions.past
     newest = np.where(past.lengths > 0, past.ts[np.maximum(past.indptr[1:] - 1, 0)], NEVER) if len(past.ts) else np.full(shop.interactions.n_users, NEVER)
     users = np.sort(np.argsort(-newest, kind="stable")[:LISTED_USERS])
-    found, hybrid = {name: [] for name in LISTS[1:]}, shop.scorers[shop.best]
-    for asked in in_parts(shop, shop.interactions.users.ids[users]):
-        top = shop.recommender.top_k(asked, shop.best, LISTED)
-        lead = leads_of_many(hybrid, asked, top.nums)
-        for name, array, kind in zip(found, (*top, lead.parts, lead.shares), (np.int32, np.float32, np.int8, np.float32), strict=True):
-            found[name].append(array.astype(kind))
-    return Lists(shop.best, users, *(np.concatenate(parts) for parts in found.values()), tuple(hybrid.scorers))
+    queries, hybrid = shop.interactions.queries(shop.interactions.users.ids[users]), shop.scorers[shop.best]
+    kinds = {"nums": np.int32, "scores": np.float32, "parts": np.int8, "shares": np.float32}
+    made = {name: np.empty((len(users), LISTED), kind) for name, kind in kinds.items()}
+
+    def listed(rows: np.ndarray) -> tuple[np.ndarray, TopK, Leads]:
+        top = shop.recommender.top_k(asked := queries[rows], shop.best, LISTED)
+        return rows, top, leads_of_many(hybrid, asked, top.nums)
+
+    for rows, top, lead in side_by_side(listed, in_turn(queries)):
+        for array, block in zip(made.values(), (*top, lead.parts, lead.shares), strict=True):
+            array[rows] = block
+    return Lists(shop.best, users, *made.values(), tuple(hybrid.scorers))
 
 
 def in_parts(shop: Shop, user_ids: np.ndarray) -> Iterator[Queries]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LISTS', 'USERS', 'lists_of', 'recommend_all']
 
-# %% ../../nbs/92_serving.everyone.ipynb #21e67e6e
+# %% ../../nbs/92_serving.everyone.ipynb #17499aa8
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,14 +18,14 @@ from ..data.engine import ENGINES
 from ..data.interactions import load_interactions
 from ..data.spark import Shipped, map_parts, shipped, spark_session
 from ..errors import SettingsError, StrategyError
-from ..recommend import Recommender
+from ..recommend import Recommender, side_by_side
 from .bundle import BEST, REMEDY, Shop, find_bundle, load_shop, read_about
 from .engine import strategy_name
 from ..store import atomic_path, check_files
 
-# %% ../../nbs/92_serving.everyone.ipynb #1b4d6e72
+# %% ../../nbs/92_serving.everyone.ipynb #9b3708f9
 LISTS = pa.schema([("user_id", pa.int64()), ("strategy", pa.string()), ("rank", pa.int32()), ("item_id", pa.int64()), ("score", pa.float32())])
-USERS = 4096  # of a part
+USERS = 1024  # of a part: each processor holds the candidates of one
 
 
 def lists_of(recommender: Recommender, user_ids: np.ndarray, strategy: str, k: int) -> pa.Table:
@@ -36,7 +36,7 @@ def lists_of(recommender: Recommender, user_ids: np.ndarray, strategy: str, k: i
     columns = (user_ids[rows], answered[rows], (places + 1).astype(np.int32), interactions.items.ids[top.nums[rows, places]], top.scores[rows, places])
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, LISTS, strict=True)], schema=LISTS)
 
-# %% ../../nbs/92_serving.everyone.ipynb #85217626
+# %% ../../nbs/92_serving.everyone.ipynb #922852d7
 @lru_cache(maxsize=1)
 def _opened(folder: Path, dataset: str) -> Shop:
     about = read_about(folder)
@@ -65,7 +65,11 @@ def _lists(folder: Path, parts: list[pa.Table], dataset: str, strategy: str, k: 
     work = partial(_on_any_machine, dataset=dataset, strategy=strategy, k=k)
     session = spark_session() if engine == "spark" else None
     with shipped(session, folder) as bundle:
-        yield from map_parts(session, parts, work, bundle)
+        if session is None:
+            _opened(bundle.path(), dataset)  # once, before every thread wants it
+            yield from side_by_side(partial(work, bundle), parts)
+        else:
+            yield from map_parts(session, parts, work, bundle)
 
 
 def recommend_all(
