@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import serving_shop as made
 import uvicorn
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from recsys.api.main import create_app
@@ -299,6 +300,22 @@ def test_by_keyboard(visit):
     silent = """[...document.querySelectorAll('button, input, select, [role=button]')]
         .filter(e => e.checkVisibility() && !e.ariaLabel && !e.innerText?.trim() && !e.labels?.length).map(e => e.outerHTML)"""
     assert not page.evaluate(silent)
+
+
+def test_axe_finds_nothing_serious(visit):
+    "Rules of accessibility (WCAG 2 A and AA), for the first sight and with everything open, narrow and wide."
+    for query in ("", "?picks=&compare=popularity", "?compare=popularity&diversity=0.5"):
+        page = visit(query)
+        for opens in ("#adjust summary", "#quality summary", "#found .product >> nth=0"):
+            page.click(opens)
+        page.wait_for_selector("#detail .detail")
+        page.fill("#seek input", "olive jacket")
+        page.press("#seek input", "Enter")
+        page.wait_for_selector("#results .product")
+        for width in (1280, 375):
+            page.set_viewport_size({"width": width, "height": 900})
+            found = [(one["impact"], one["id"], one["nodes"][0]["html"][:200]) for one in Axe().run(page).response["violations"]]
+            assert not [one for one in found if one[0] in ("serious", "critical")], found
 
 
 STICKS_OUT = """[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && !e.closest('.people, .past, .pills, .scroll, #link, #query')

@@ -200,8 +200,8 @@ def period_of(ts: np.ndarray, starts: np.ndarray) -> np.ndarray:
     "(n,) the period each moment lies in."
     return np.maximum(np.searchsorted(starts, ts, side="right") - 1, 0)
 
-# %% ../../nbs/50_towers.pairs.ipynb #ff89b679
-MAX_PAIRS = 1_000_000  # in an epoch
+# %% ../../nbs/50_towers.pairs.ipynb #4084cd69
+MAX_PAIRS = 300_000  # in an epoch
 
 
 def epoch_rows(
