@@ -359,7 +359,7 @@ def load_shop(folder: Path, dataset: str, about: Mapping[str, object], home: Pat
     shop.shelf  # filled now, not while the first visitor waits
     return shop
 
-# %% ../../nbs/90_serving.bundle.ipynb #19191e9d
+# %% ../../nbs/90_serving.bundle.ipynb #a8f0255b
 SERVED = "served"  # folder of it
 GRAPH_FROM = 2_000_000  # numbers to compare: a millisecond
 READY_BYTES = 2**28  # of user vectors at most; beyond that they are made when somebody asks
@@ -372,10 +372,10 @@ def write_served(shop: Shop, folder: Path) -> list[str]:
     (folder / SERVED).mkdir(exist_ok=True)
     before, file = set(files_of(folder / SERVED)), lambda name: folder / SERVED / f"{name}_{shop.dataset}.safetensors"
     vectors = {name: scorer for name, scorer in shop.scorers.items() if isinstance(scorer, VectorScorer)}
-    graphs = [name for name, scorer in vectors.items() if write_graph(shop, scorer, served_path(folder, name, shop.dataset))]
+    graphs = list(side_by_side(lambda name: write_graph(shop, vectors[name], served_path(folder, name, shop.dataset)), vectors))
     for name in sorted(vectors.keys() & set(COSTLY)):
         write_tower(shop, vectors[name], items_path(folder, name, shop.dataset), users_path(folder, name, shop.dataset))
-    if graphs and isinstance(shop.scorers[shop.best], HybridScorer):
+    if any(graphs) and isinstance(shop.scorers[shop.best], HybridScorer):
         make_lists(shop).save(file("lists"))
     shop.words.save(file("words"))
     return [f"{SERVED}/{name}" for name in sorted(set(files_of(folder / SERVED)) - before)]
