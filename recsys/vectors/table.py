@@ -34,7 +34,7 @@ def refuse_nan(
     if len(bad):
         raise VectorsError(f"{what}: {len(bad):,} of {len(vectors):,} vectors hold NaN or inf, e.g. that of {ids[bad[0]]}; {hint}")
 
-# %% ../../nbs/30_vectors.table.ipynb #d444385f
+# %% ../../nbs/30_vectors.table.ipynb #59ae0823
 @dataclass(frozen=True)
 class VectorTable:
     "Ids and their vectors, of one space."
@@ -125,7 +125,7 @@ class VectorTable:
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
     "(N, d) rows at length 1; zero rows stay zero, NaN rows stay NaN."
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]  # `norm` makes two tables as large as this one on the way
     return np.divide(vectors, lengths, out=np.array(vectors, dtype=np.float32), where=lengths != 0)
 
 # %% ../../nbs/30_vectors.table.ipynb #ca4ea933
