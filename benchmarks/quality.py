@@ -20,8 +20,8 @@ from record import record
 from rich.console import Console
 from rich.table import Table
 
-from recsys.data.split import datasets as about_shops
-from recsys.data.split import load_window, read_cutoffs
+from recsys.data.windows import datasets as about_shops
+from recsys.data.windows import load_window, read_cutoffs
 from recsys.datasets.sample import draw_sample
 from recsys.evaluation.metrics import hits, recall
 from recsys.evaluation.protocol import ask, draw_means, interval

@@ -7,7 +7,7 @@ __all__ = ['SALE_WEEKS', 'QUERIES_AT_ONCE', 'MOST_WORKERS', 'Task', 'Result', 'N
            'MAKERS', 'WINDOWED', 'allowed_items', 'sale_weeks', 'exclusion', 'Recs', 'Recommender', 'side_by_side',
            'in_turn', 'Room', 'hybrid_specs', 'load_shop_of', 'load_scorers', 'select_inputs', 'select_exam']
 
-# %% ../nbs/70_recommend.ipynb #b5065ae4
+# %% ../nbs/70_recommend.ipynb #11006711
 import html
 import json
 import os
@@ -26,7 +26,7 @@ from threadpoolctl import ThreadpoolController
 from .data.catalog import Catalog, as_of
 from .data.interactions import NEVER, Interactions, Queries, Query, load_interactions
 from .data.schema import DAY_MS
-from .data.split import datasets, load_window, priced, read_cutoffs
+from .data.windows import datasets, load_window, priced, read_cutoffs
 from .errors import MissingFileError, SettingsError, StepError, StrategyError
 from .scorers.als import AlsScorer
 from .scorers.base import STRATEGIES, Missing, Scorer, TopK

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from recsys.data.schema import EVENTS
 from recsys.data.sessions import AGAIN, OTHER, RARE, SHORT, UNKNOWN, Rules, as_sessions, prefixes
-from recsys.data.split import Cutoffs, Span, find_cutoffs, held_out, load_window, read_cutoffs
+from recsys.data.split import held_out
+from recsys.data.windows import Cutoffs, Span, find_cutoffs, load_window, read_cutoffs
 from recsys.errors import LeakError, SchemaError, SettingsError, StepError
 from recsys.pipeline.events import events
 from recsys.pipeline.interactions import interactions

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['in_history_order', 'gather', 'gather_window']
 
-# %% ../../nbs/15_data.gather.ipynb #6b043316
+# %% ../../nbs/15_data.gather.ipynb #64cf8662
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .engine import Engine
 from .ids import IdMap
 from .interactions import Histories, Interactions
 from .schema import EVENT_KINDS
-from .split import LEARNS, datasets, read_cutoffs
+from .windows import LEARNS, datasets, read_cutoffs
 from ..errors import SchemaError
 
 # %% ../../nbs/15_data.gather.ipynb #031b0e7c

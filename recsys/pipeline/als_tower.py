@@ -12,7 +12,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from ..data.split import load_window
+from ..data.windows import load_window
 from ..scorers.als import AlsScorer
 from ..scorers.towers import als_start
 from ..towers.model import TowerConfig, width_of

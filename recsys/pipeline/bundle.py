@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ..data.split import read_cutoffs
+from ..data.windows import read_cutoffs
 from ..scorers.base import Missing
 from ..serving.bundle import SHOWN, Shop, load_shop, refuse_two_runs, write_bundle, write_served
 

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from ..data.catalog import as_of
 from ..data.interactions import Interactions
-from ..data.split import Window, datasets, load_window, read_cutoffs
+from ..data.windows import Window, datasets, load_window, read_cutoffs
 from ..errors import MissingFileError
 from ..evaluation.audit import Audit, audit, audit_record, audit_section
 from ..evaluation.behaviour import Behaviour, behaviour, behaviour_record, behaviour_section

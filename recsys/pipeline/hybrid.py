@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from ..data.split import datasets
+from ..data.windows import datasets
 from ..recommend import load_scorers, select_exam, select_inputs
 from ..scorers.base import Scorer
 from ..scorers.hybrid import PRESETS, read_weights

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..data.engine import open_engine
 from ..data.gather import gather_window
-from ..data.split import datasets, export_interactions, window_interactions
+from ..data.windows import datasets, export_interactions, window_interactions
 
 # %% ../../nbs/pipeline/03_interactions.ipynb #4576943b
 def interactions(inputs: Mapping[str, Path], out_dir: Path, *, window: str = "final", engine: str = "duckdb") -> dict:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..data.split import datasets, window_catalog
+from ..data.windows import datasets, window_catalog
 from ..errors import LeakError, StrategyError
 from ..recommend import load_scorers, select_exam, select_inputs
 from ..scorers.base import Scorer

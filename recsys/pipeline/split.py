@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..data.engine import open_engine
 from ..data.sessions import Rules
-from ..data.split import datasets, split_shop
+from ..data.split import split_shop
+from ..data.windows import datasets
 
 # %% ../../nbs/pipeline/02_split.ipynb #e2200410
 def split(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from ..data.split import datasets
+from ..data.windows import datasets
 from ..errors import SettingsError
 from ..recommend import select_exam
 from ..scorers.exam import Exam

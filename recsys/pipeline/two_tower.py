@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from ..data.catalog import Catalog, as_of
 from ..data.interactions import Interactions
 from ..data.schema import USERS, read_table
-from ..data.split import load_window
+from ..data.windows import load_window
 from ..errors import MissingFileError, StrategyError
 from ..towers.model import TowerConfig, width_of
 from ..towers.pairs import ATTRIBUTES, NOTHING_KNOWN, Attributes, TowerShop, attribute_buckets, read_pairs

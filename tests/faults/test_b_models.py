@@ -26,7 +26,8 @@ from recsys.content.images import Broken, Part, embed_images, read_part, write_p
 from recsys.content.texts import embed_texts
 from recsys.data.interactions import load_interactions, save_interactions
 from recsys.data.schema import EVENTS, ITEMS, write_table
-from recsys.data.split import export_interactions, load_window, split_shop
+from recsys.data.split import split_shop
+from recsys.data.windows import export_interactions, load_window
 from recsys.errors import ArtifactError, FactorsError, SchemaError, SettingsError, SpaceError, StepError, StrategyError, VectorsError
 from recsys.scorers import als_fit
 from recsys.scorers.als import AlsScorer, import_factors
@@ -506,7 +507,7 @@ def test_fault_35_an_empty_split_is_refused(tmp_path, days, empty):
 
 
 def test_fault_35_the_future_in_a_window_is_refused(tmp_path):
-    from recsys.data.split import window_interactions
+    from recsys.data.windows import window_interactions
 
     split_events(tmp_path, [0, 1, 2, 3, 4, 5], test_days=1, valid_days=1)
     inputs = {"events": tmp_path, "split": tmp_path / "out", "interactions": tmp_path / "interactions"}
