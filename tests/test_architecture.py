@@ -102,6 +102,12 @@ def test_importing_the_package_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_a_service_starts_light():
+    heavy = ["torch", "ibis", "duckdb", "pyspark", "open_clip", "gradio", "matplotlib", "lightgbm", "optuna"]
+    code = f"import sys, recsys.api.main, recsys.serving.engine; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
 def test_export_is_in_sync_and_notebooks_are_clean(tmp_path):
     """Export and clean a copy: nothing may change."""
     for name in ("nbs", "recsys", "pyproject.toml", "README.md", "LICENSE"):
