@@ -45,7 +45,7 @@ def history_vectors(queries: Queries, item_vectors: np.ndarray, half_life_days: 
     vectors[~np.any(summed != 0, axis=1)] = np.nan
     return vectors
 
-# %% ../../nbs/65_scorers.content.ipynb #a4427351
+# %% ../../nbs/65_scorers.content.ipynb #3f406594
 class ContentScorer(VectorScorer):
     "Likeness between a user's history and an item."
 
@@ -57,7 +57,7 @@ class ContentScorer(VectorScorer):
     def fit(self, interactions: Interactions, items: Catalog | None = None, at: int | None = None) -> Self:
         "Put the vectors in the order of the shop's items; nothing is learned."
         self.interactions = interactions
-        self.item_vectors = unit_rows(self.vectors.rows(interactions.items.ids, missing="nan"))
+        self.item_vectors = unit_rows(self.vectors.rows(interactions.items.ids, missing="nan"), in_place=True)  # rows() gives a table of one's own
         return self
 
     def user_vectors(self, queries: Queries) -> np.ndarray:

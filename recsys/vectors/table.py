@@ -34,7 +34,7 @@ def refuse_nan(
     if len(bad):
         raise VectorsError(f"{what}: {len(bad):,} of {len(vectors):,} vectors hold NaN or inf, e.g. that of {ids[bad[0]]}; {hint}")
 
-# %% ../../nbs/30_vectors.table.ipynb #59ae0823
+# %% ../../nbs/30_vectors.table.ipynb #00533e49
 @dataclass(frozen=True)
 class VectorTable:
     "Ids and their vectors, of one space."
@@ -123,10 +123,10 @@ class VectorTable:
         return cls(ids, vectors, space)
 
 
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    "(N, d) rows at length 1; zero rows stay zero, NaN rows stay NaN."
+def unit_rows(vectors: np.ndarray, in_place: bool = False) -> np.ndarray:
+    "(N, d) float32 rows at length 1; zero rows stay zero, NaN rows stay NaN."
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]  # `norm` makes two tables as large as this one on the way
-    return np.divide(vectors, lengths, out=np.array(vectors, dtype=np.float32), where=lengths != 0)
+    return np.divide(vectors, lengths, out=vectors if in_place else np.array(vectors, dtype=np.float32), where=lengths != 0)
 
 # %% ../../nbs/30_vectors.table.ipynb #ca4ea933
 def save_blocks(
