@@ -525,7 +525,7 @@ def store_gc(
     after = "deleted" if delete else "could go; nothing was deleted (--delete does it)" if garbage.paths else "could go"
     console.print(f"{freed} {after}; {garbage.kept} artifacts stay", highlight=False)
 
-# %% ../nbs/95_cli.ipynb #3c4a5377
+# %% ../nbs/95_cli.ipynb #88f76bcf
 @app.command()
 def recommend(
     user: Annotated[str, typer.Argument(help="user id, ours or the shop's own")],
@@ -550,7 +550,7 @@ def recommend(
 
 @app.command()
 def recommend_all(
-    out: Annotated[Path, typer.Option(help="folder; recommendations_<shop>.parquet are written here")],
+    out: Annotated[Path, typer.Option(help="folder; recommendations_SHOP.parquet are written here")],
     dataset: Annotated[str | None, typer.Option(help="shop; default all of the bundle")] = None,
     strategy: Annotated[str | None, typer.Option(help="hybrid, content, als, ...; default the best each shop has")] = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="how many for each user")] = 12,
