@@ -2360,6 +2360,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'recsys.towers.model.fingerprints_of': ('towers.model.html#fingerprints_of', 'recsys/towers/model.py'),
                                      'recsys.towers.model.full_softmax': ('towers.model.html#full_softmax', 'recsys/towers/model.py'),
                                      'recsys.towers.model.main_axes': ('towers.model.html#main_axes', 'recsys/towers/model.py'),
+                                     'recsys.towers.model.products': ('towers.model.html#products', 'recsys/towers/model.py'),
                                      'recsys.towers.model.sampled_softmax': ('towers.model.html#sampled_softmax', 'recsys/towers/model.py'),
                                      'recsys.towers.model.width_of': ('towers.model.html#width_of', 'recsys/towers/model.py')},
             'recsys.towers.pairs': { 'recsys.towers.pairs.Alike': ('towers.pairs.html#alike', 'recsys/towers/pairs.py'),

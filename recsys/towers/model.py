@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TREND_SIZE', 'WAVES', 'LIKENESS', 'ATTENTION', 'HISTORY', 'GAIN_OF_LIKENESS', 'UNSOLD', 'TowerConfig', 'width_of',
            'Fingerprint', 'fingerprints_of', 'main_axes', 'bend', 'Likeness', 'ContentItems', 'AlsItems', 'Past',
-           'add_up', 'Users', 'Towers', 'sampled_softmax', 'all_scores', 'full_softmax']
+           'add_up', 'Users', 'Towers', 'sampled_softmax', 'products', 'all_scores', 'full_softmax']
 
 # %% ../../nbs/51_towers.model.ipynb #5f1f7149
 from dataclasses import asdict, dataclass, field
@@ -290,7 +290,7 @@ class Towers(nn.Module):
         size = self.config.embedding_size
         return torch.cat([functional.normalize(tastes[:, :size], dim=1), tastes[:, size:]], dim=1)
 
-# %% ../../nbs/51_towers.model.ipynb #02425214
+# %% ../../nbs/51_towers.model.ipynb #ae466399
 def sampled_softmax(
     users: Tensor,  # (B, d)
     items: Tensor,  # (C, d); the first B are the users' own
@@ -298,13 +298,20 @@ def sampled_softmax(
     log_expected: Tensor,  # (C,) log of how often the item is expected among the C
     weights: Tensor,  # (B,) of the pairs, about 1 on average
     own_items: Tensor | None = None,  # (B, d) the users' own items where they look different to them (ALS: without the answer)
+    given: slice = slice(0, 0),  # of the d: what nobody learns
 ) -> Tensor:
     "Mean negative log likelihood of each user's own item, estimated from a sample of items."
-    scores = users @ items.T
+    scores = products(users, items, given)
     own = scores.diagonal() if own_items is None else (users * own_items).sum(dim=1)
     others = (scores - log_expected).masked_fill(nums[: len(users), None] == nums[None, :], -torch.inf)
     losses = torch.logaddexp(torch.logsumexp(others, dim=1), own) - own
     return (losses * weights).mean()
+
+
+def products(users: Tensor, items: Tensor, given: slice) -> Tensor:  # users: (B, d), items: (C, d)
+    "(B, C) users @ items.T, without working out gradients of what is given of the items: most of their numbers are."
+    learned = [torch.cat([part[:, : given.start], part[:, given.stop :]], dim=1) for part in (users, items)]
+    return torch.addmm(learned[0] @ learned[1].T, users[:, given], items[:, given].detach().T)
 
 
 def all_scores(

@@ -266,7 +266,7 @@ def _as_queries(shop: TowerShop, past: Histories, user_nums: np.ndarray, counts:
     nobody = np.full(len(user_nums), -1)
     return Queries(shop.dataset, nobody.astype(np.int64), nobody.astype(np.int32), at, taken, shop.interactions.time_unit)
 
-# %% ../../nbs/52_towers.train.ipynb #27063e13
+# %% ../../nbs/52_towers.train.ipynb #9069ceb7
 def seen_by(feed: Feed, rows: np.ndarray) -> Block:
     "The histories of these pairs: only what is strictly older than each, and has a vector."
     past, columns = feed.shop.interactions.past, feed.columns
@@ -357,7 +357,8 @@ def batch_loss(towers: Towers, shop: str, batch: Batch, nums: np.ndarray) -> Ten
     users = towers.users(shop, batch.past, tastes)
     items = towers.offered(functional.embedding(batch.candidates, tastes), batch.seen)
     own = own_items(towers, shop, batch.own, items[: len(users)])
-    return sampled_softmax(users.float(), items.float(), torch.from_numpy(nums), batch.log_expected, batch.weights, own)
+    given = slice(towers.config.embedding_size, towers.config.item_size)
+    return sampled_softmax(users.float(), items.float(), torch.from_numpy(nums), batch.log_expected, batch.weights, own, given)
 
 
 def own_items(towers: Towers, shop: str, own: Tensor | None, items: Tensor) -> Tensor | None:
