@@ -59,6 +59,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'recsys.api.main.add_front': ('api.main.html#add_front', 'recsys/api/main.py'),
                                  'recsys.api.main.add_health': ('api.main.html#add_health', 'recsys/api/main.py'),
                                  'recsys.api.main.add_items': ('api.main.html#add_items', 'recsys/api/main.py'),
+                                 'recsys.api.main.add_reason': ('api.main.html#add_reason', 'recsys/api/main.py'),
                                  'recsys.api.main.add_recommend': ('api.main.html#add_recommend', 'recsys/api/main.py'),
                                  'recsys.api.main.add_search': ('api.main.html#add_search', 'recsys/api/main.py'),
                                  'recsys.api.main.answer': ('api.main.html#answer', 'recsys/api/main.py'),

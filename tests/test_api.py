@@ -183,6 +183,16 @@ def test_no_bundle(tmp_path, folder, how):
             refused(client.get(path), 503)
 
 
+def test_a_demo_without_a_bundle_says_why(tmp_path, folder):
+    with TestClient(create_app(bundle=tmp_path, demo="demo.app")) as client:
+        for path in ("/", "/demo", "/demo/", "/demo/?user=1"):
+            assert (page := client.get(path)).status_code == 503 and "text/html" in page.headers["content-type"]
+            assert "nothing to show" in page.text and "bundle" in page.text and "retry-after" in page.headers
+        client.app.state.standing.bundle = folder
+        assert client.app.state.standing.swap()["status"] == "swapped"
+        assert "start the service again" in client.get("/demo").text
+
+
 def test_too_many_at_once_hear_so(client):
     desk = Desk()
     desk.most = 0  # full

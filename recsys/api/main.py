@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['MAX_K', 'MAX_HISTORY', 'MAX_BODY', 'MAX_PICTURE', 'LAST_MS', 'Id', 'AnyId', 'StrategyName', 'Dataset', 'OWN',
            'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'LEAVE', 'BUCKETS',
-           'PROBLEMS', 'PAGE', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar', 'Event', 'AskHistory',
-           'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence', 'Part', 'Why', 'Model',
-           'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields', 'as_json', 'NotReady',
-           'problem', 'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors', 'BodyLimit', 'small_jpeg',
-           'cached_jpeg', 'Desk', 'Door', 'Busy', 'refuse_busy', 'Standing', 'Metered', 'Counts', 'engine_of',
-           'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why', 'add_admin', 'listen_to_hup',
-           'add_items', 'docs_page', 'add_front', 'create_app', 'serve']
+           'PROBLEMS', 'PAGE', 'QUESTIONS', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar', 'Event',
+           'AskHistory', 'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence', 'Part', 'Why',
+           'Model', 'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields', 'as_json',
+           'NotReady', 'problem', 'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors', 'BodyLimit',
+           'small_jpeg', 'cached_jpeg', 'Desk', 'Door', 'Busy', 'refuse_busy', 'Standing', 'Metered', 'Counts',
+           'engine_of', 'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why', 'add_admin',
+           'listen_to_hup', 'add_items', 'docs_page', 'add_front', 'add_reason', 'create_app', 'serve']
 
 # %% ../../nbs/92_api.main.ipynb #e1ea1cc1
 import asyncio
@@ -773,11 +773,12 @@ def _read_picture(path: Path, root: Path, size: int) -> bytes | None:
         return None
     return cached_jpeg(path, root, size, modified)
 
-# %% ../../nbs/92_api.main.ipynb #490f1095
+# %% ../../nbs/92_api.main.ipynb #9d04e5f9
 PAGE = """<!doctype html><meta charset="utf-8"><title>recsys</title><style>
 body{{font:15px/1.6 system-ui,sans-serif;max-width:54rem;margin:4rem auto;padding:0 1.5rem;color:#222}}
 td{{padding:.45rem 1.2rem .45rem 0;border-top:1px solid #eee;vertical-align:top}}code{{background:#f5f4f1;padding:.15rem .4rem;border-radius:4px}}
-</style><h1>recsys</h1><p>Recommendations over HTTP. Machine-readable: <a href="openapi.json">openapi.json</a></p><table>{rows}</table>"""
+</style><h1>recsys</h1>{body}"""
+QUESTIONS = '<p>Recommendations over HTTP. Machine-readable: <a href="openapi.json">openapi.json</a></p><table>{rows}</table>'
 
 
 def docs_page(schema: dict) -> str:
@@ -785,7 +786,7 @@ def docs_page(schema: dict) -> str:
     asked = [(method.upper(), path, about) for path, methods in schema["paths"].items() for method, about in methods.items()]
     rows = (f"<tr><td><code>{method} {html.escape(path)}{html.escape(_options(about))}</code><td>{html.escape(about.get('description', ''))}"
             for method, path, about in asked)  # fmt: skip
-    return PAGE.format(rows="".join(rows))
+    return PAGE.format(body=QUESTIONS.format(rows="".join(rows)))
 
 
 def _options(about: dict) -> str:
@@ -822,7 +823,19 @@ async def _demo(app: FastAPI, module: str) -> AsyncIterator[None]:
         yield
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "app", None) is not inner]
 
-# %% ../../nbs/92_api.main.ipynb #eaa16d2c
+# %% ../../nbs/92_api.main.ipynb #537a0661
+def add_reason(app: FastAPI) -> None:
+    "`/demo` where there was nothing to show when the service started: why."
+    app.state.demo = True
+
+    @app.get("/demo/{rest:path}", include_in_schema=False)
+    @app.get("/demo", include_in_schema=False)
+    async def nothing_to_show(request: Request):
+        standing = request.app.state.standing
+        why = standing.why_not if standing.engine is None else "There is a bundle by now; start the service again, and it has its demo."
+        return HTMLResponse(PAGE.format(body=f"<p>There is nothing to show yet.</p><p>{html.escape(why)}</p>"), 503, {"Retry-After": "10"})
+
+
 def create_app(
     engine=None,  # asked instead of a bundle: for tests, and for who has one already
     bundle: Path | str | None = None,
@@ -842,6 +855,8 @@ def create_app(
             module = demo or os.environ.get("RECSYS_DEMO")
             if module and standing.engine is not None:
                 await stack.enter_async_context(_demo(app, module))
+            elif module:
+                add_reason(app)
             yield
 
     app = FastAPI(title="recsys", description="Recommendations of the workbench.", lifespan=lifespan, docs_url=None, redoc_url=None)
