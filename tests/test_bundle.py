@@ -112,9 +112,10 @@ def test_ids_as_the_world_writes_them(engine):
         engine.item("108775002")  # its zero was lost
 
 
-def test_a_stranger_gets_what_is_popular_and_hears_it(engine):
-    reply = engine.recommend("nobody", k=5)
-    assert not reply.known and reply.answered_by == "popularity" and reply.reason and len(reply.items) == 5
+def test_a_stranger_gets_what_the_strategy_says_to_everybody_else_what_is_popular_and_hears_it(engine):
+    for strategy, answers in (("hybrid", "hybrid"), ("content", "popularity")):
+        reply = engine.recommend("nobody", strategy=strategy, k=5)
+        assert not reply.known and reply.answered_by == answers and "nothing is known" in reply.reason and len(reply.items) == 5
 
 
 def test_a_visitor_is_what_they_did(engine):

@@ -657,7 +657,7 @@ def model_fields(engine) -> dict:
     hashes = {name: file["sha256"] for name, file in about.get("files", {}).items()}
     return {"bundle": engine.bundle.version, "versions": about.get("versions", {}), "datasets": said, "files": hashes}
 
-# %% ../../nbs/92_api.main.ipynb #a6306260
+# %% ../../nbs/92_api.main.ipynb #99ad3afb
 PROBLEMS = {status: {"model": Problem} for status in (404, 422, 503)}
 
 
@@ -666,7 +666,7 @@ def add_recommend(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/recommend/user/{id}", response_model=Answer, responses=PROBLEMS, tags=["recommend"])
     async def recommend_user(request: Request, id: Id, ask: Annotated[Ask, Query()]):
-        "For a user; a stranger gets what is popular, and the reply says so."
+        "For a user; a stranger gets what the strategy says to everybody, else what is popular, and the reply says so."
         engine = engine_of(request)
         return await desk.ask(lambda: reply_of(engine, engine.recommend(id, None, ask.strategy, ask.top_k, ask.dataset)), engine.warm)
 

@@ -127,16 +127,16 @@ class Strategy:
     ready: bool
     reason: str | None = None
 
-# %% ../../nbs/91_serving.engine.ipynb #2024d5ac
+# %% ../../nbs/91_serving.engine.ipynb #cc74348c
 ALIASES = {"collab": "als"}
-POPULAR, STRANGER = "popularity", "nothing is known of this visitor yet, so what is popular answers"
+POPULAR, STRANGER = "popularity", "nothing is known of this visitor yet"
 
 
 def strategy_name(asked: str) -> str:
     "The design's name of a strategy."
     return ALIASES.get(asked, asked)
 
-# %% ../../nbs/91_serving.engine.ipynb #3c107066
+# %% ../../nbs/91_serving.engine.ipynb #dfd4eb4a
 def find_id(
     names: RawIds,
     known: np.ndarray,  # (N,) int64, ascending: who is known at all
@@ -146,7 +146,9 @@ def find_id(
     if (raw := names.by_raw(str(wanted))) is not None:
         return raw
     number = names.by_number(str(wanted))
-    place = np.searchsorted(known, number) if number is not None else len(known)
+    if number is None or names.name(number) is not None:
+        return number
+    place = np.searchsorted(known, number)
     return number if place < len(known) and known[place] == number else None
 
 # %% ../../nbs/91_serving.engine.ipynb #2c4ace89
@@ -331,7 +333,7 @@ def seen(looks: np.ndarray, vectors: np.ndarray | None, k: int, allowed: np.ndar
     nums = top.nums[0][top.nums[0] >= 0]
     return nums, top.scores[0][: len(nums)].tolist(), [Reason("found", "content", 1.0, "looks like your picture")] * len(nums)
 
-# %% ../../nbs/91_serving.engine.ipynb #450678ff
+# %% ../../nbs/91_serving.engine.ipynb #a926c2ee
 SIMILAR_BY = ("content", "item_knn", "als", "two_tower")  # who is asked what is like an item, the next where one has nothing to say
 WARM_WORD = "a"  # any will do
 POOL = 100  # candidates that rules and variety choose from; four times as many where too few of them are left
@@ -451,14 +453,12 @@ class Engine:
 
     def _answer(self, shop: Shop, queries: Queries, strategy: str, k: int, wish: Wish) -> Answer:
         "The list, and who made it: what the strategy finds, else what is popular."
-        scorer, notes = self._scorer(shop, strategy, wish), []
-        popular = shop.scorers.get(POPULAR)
-        if not queries.has_history[0] and queries.user_ids[0] < 0 and scorer is not popular and isinstance(popular, Scorer):
-            scorer, notes = popular, [STRANGER]
+        scorer, popular = self._scorer(shop, strategy, wish), shop.scorers.get(POPULAR)
+        notes = [STRANGER] if not queries.has_history[0] and queries.user_ids[0] < 0 else []
         found = self._ranked(shop, queries, scorer, k, wish)
         if not len(found.nums) and scorer is not popular and isinstance(popular, Scorer):
             whom = "of this history" if queries.has_history[0] else "to a stranger"
-            scorer, notes = popular, [f"{strategy} has nothing to say {whom}, so {POPULAR} answers"]
+            scorer, notes = popular, [f"{STRANGER}, so what is popular answers" if notes else f"{strategy} has nothing to say {whom}, so {POPULAR} answers"]
             found = self._ranked(shop, queries, scorer, k, wish)
         if (n := len(found.nums)) < k:
             narrow = wish.filters or wish.exclude or self._applied[shop.dataset]
