@@ -323,10 +323,11 @@ def walk(page) -> None:
     canvas.press("-")
     canvas.press("-")
     assert shown() == first
-    nearest, box = page.evaluate(SEEN), canvas.bounding_box()
-    for step in range(1, 9):  # somewhere on this line lies an item
-        canvas.click(position={"x": box["width"] * step / 9, "y": box["height"] / 2})
-        if page.evaluate("document.querySelector('.atlas').dataset.picked") not in (None, "-1"):
+    picked = lambda: page.evaluate("document.querySelector('.atlas').dataset.picked")
+    nearest, box, before = page.evaluate(SEEN), canvas.bounding_box(), picked()
+    for place in range(1, 96):  # on these lines lies another item
+        canvas.click(position={"x": box["width"] * (place % 24 or 0.5) / 24, "y": box["height"] * (1 + place // 24) / 5})
+        if picked() not in (None, "-1", before):
             break
     page.wait_for_function(f"before => ({SEEN})() !== before", arg=nearest)
     drawn, whole = page.evaluate(DRAWN), look()
