@@ -11,7 +11,7 @@ __all__ = ['LEAST_KS', 'SLICES', 'HEADLINE', 'DETAIL_METRICS', 'EVENTS_AT_ONCE',
            'Comparison', 'compare', 'compare_all', 'below_baselines', 'below_best_part', 'warnings', 'gate', 'refuse',
            'NewestOfCategory', 'ColdRanking', 'cold_protocol', 'cold_ranking']
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #22d9b020
+# %% ../../nbs/81_evaluation.protocol.ipynb #4647158b
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array
+from tqdm import tqdm
 
 from ..data.catalog import Catalog
 from ..data.interactions import NEVER, Histories, Interactions, Queries
@@ -125,16 +126,18 @@ def _chosen(queries: Queries, rows: np.ndarray) -> Queries:
                           "pass the rows of the questions, not user ids")  # fmt: skip
     return queries[rows]
 
-# %% ../../nbs/81_evaluation.protocol.ipynb #b01b008c
+# %% ../../nbs/81_evaluation.protocol.ipynb #d64f6c23
 def answers(protocol: Protocol, scorers: Mapping[str, Scorer]) -> dict[str, TopK]:
     "(Q, largest k) lists of each strategy, empty where it cannot answer."
     n, k = len(protocol.queries), max(protocol.ks)
     tops = {name: TopK(np.full((n, k), -1, dtype=np.int64), np.full((n, k), np.nan, dtype=np.float32)) for name in scorers}
     without = lambda rows: None if protocol.exclude is None else protocol.exclude[rows]
     asked = lambda rows: (rows, ask_all(scorers, protocol.queries[rows], k, protocol.allowed, without(rows)))
-    for rows, found in side_by_side(asked, in_turn(protocol.queries)):
-        for name, top in found.items():
-            tops[name].nums[rows], tops[name].scores[rows] = top
+    with tqdm(total=n, desc=f"{protocol.queries.dataset}: asking", unit="user", delay=5, mininterval=5, leave=False) as bar:
+        for rows, found in side_by_side(asked, in_turn(protocol.queries)):
+            for name, top in found.items():
+                tops[name].nums[rows], tops[name].scores[rows] = top
+            bar.update(len(rows))
     for name, top in tops.items():
         _check_lists(protocol, name, top.nums)
     return tops
