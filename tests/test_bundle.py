@@ -246,8 +246,8 @@ def test_a_tower_rests_until_a_history_comes(large):
     "Who is known is answered without torch; a visitor wakes the network, and gets what it would have said."
     code = f"""
 import sys
-from recsys.serving.engine import open_engine
-engine, user = open_engine({str(large)!r}), {made.customer(1)!r}
+from recsys.api.main import _open
+engine, user = _open({str(large)!r}), {made.customer(1)!r}
 print([card.item_id for card in engine.recommend(user, strategy="two_tower", k=5, explained=False).items], "torch" in sys.modules)
 engine.warm_up()
 shop, query = engine.shop("wear"), engine.shop("wear").interactions.queries(engine.shop("wear").interactions.users.ids)

@@ -180,7 +180,7 @@ class RawIds:
         row = self._by_id[place] if place < len(self.ids) else -1
         return self.raw[row].as_py() if row >= 0 and self.ids[row] == id else None
 
-# %% ../../nbs/90_serving.bundle.ipynb #7072c43f
+# %% ../../nbs/90_serving.bundle.ipynb #97a784ff
 BEST = ("hybrid", "hybrid_generalizable", "item_knn", "als", "popularity")  # who answers where nobody is named: without towers and pictures not the hybrid
 LISTED, LISTED_USERS = 24, 250_000  # items of a list that is ready, two pages of twelve; users who have one, those who were here last
 
@@ -243,7 +243,9 @@ class Resting(VectorScorer):
         return tower
 
     def user_vectors(self, queries: Queries) -> np.ndarray:
-        "(Q, d) by the network."
+        "(Q, d) by the network; who has nothing to say to strangers is not woken by strangers alone."
+        if not self.answers_strangers and not queries.has_history.any():
+            return np.full((len(queries), self.item_vectors.shape[1]), np.nan, dtype=np.float32)
         return self.awake.user_vectors(queries)
 
 # %% ../../nbs/90_serving.bundle.ipynb #790df759
