@@ -708,6 +708,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'recsys.datasets.hm._described': ('datasets.hm.html#_described', 'recsys/datasets/hm.py'),
                                     'recsys.datasets.hm._items': ('datasets.hm.html#_items', 'recsys/datasets/hm.py'),
                                     'recsys.datasets.hm._known': ('datasets.hm.html#_known', 'recsys/datasets/hm.py'),
+                                    'recsys.datasets.hm._number': ('datasets.hm.html#_number', 'recsys/datasets/hm.py'),
                                     'recsys.datasets.hm._users': ('datasets.hm.html#_users', 'recsys/datasets/hm.py'),
                                     'recsys.datasets.hm.images': ('datasets.hm.html#images', 'recsys/datasets/hm.py'),
                                     'recsys.datasets.hm.item_id': ('datasets.hm.html#item_id', 'recsys/datasets/hm.py'),

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from functools import cache
+from itertools import product
 
 import nbformat
 import numpy as np
@@ -325,8 +326,8 @@ def walk(page) -> None:
     assert shown() == first
     picked = lambda: page.evaluate("document.querySelector('.atlas').dataset.picked")
     nearest, box, before = page.evaluate(SEEN), canvas.bounding_box(), picked()
-    for place in range(1, 96):  # on these lines lies another item
-        canvas.click(position={"x": box["width"] * (place % 24 or 0.5) / 24, "y": box["height"] * (1 + place // 24) / 5})
+    for y, x in product(range(1, 5), range(1, 24)):  # on these lines lies another item
+        canvas.click(position={"x": box["width"] * x / 24, "y": box["height"] * y / 5})
         if picked() not in (None, "-1", before):
             break
     page.wait_for_function(f"before => ({SEEN})() !== before", arg=nearest)

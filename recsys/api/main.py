@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_K', 'MAX_HISTORY', 'MAX_BODY', 'MAX_PICTURE', 'LAST_MS', 'Id', 'AnyId', 'StrategyName', 'Dataset', 'OWN',
-           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'LEAVE',
-           'HEAD_START', 'BUCKETS', 'PROBLEMS', 'PAGE', 'QUESTIONS', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain',
-           'AskSimilar', 'Event', 'AskHistory', 'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer',
-           'Evidence', 'Part', 'Why', 'Model', 'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer',
-           'item_fields', 'as_json', 'NotReady', 'problem', 'refuse_question', 'refuse_http', 'refuse_ours',
-           'handle_errors', 'BodyLimit', 'small_jpeg', 'cached_jpeg', 'Desk', 'Door', 'Busy', 'refuse_busy', 'Standing',
-           'Metered', 'Counts', 'engine_of', 'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of',
-           'why', 'add_admin', 'listen_to_hup', 'add_items', 'docs_page', 'add_front', 'add_reason', 'create_app',
-           'serve']
+           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'LEAVE', 'BUCKETS',
+           'PROBLEMS', 'PAGE', 'QUESTIONS', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar', 'Event',
+           'AskHistory', 'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence', 'Part', 'Why',
+           'Model', 'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields', 'as_json',
+           'NotReady', 'problem', 'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors', 'BodyLimit',
+           'small_jpeg', 'cached_jpeg', 'Desk', 'Door', 'Busy', 'refuse_busy', 'Standing', 'Metered', 'Counts',
+           'engine_of', 'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why', 'add_admin',
+           'listen_to_hup', 'add_items', 'docs_page', 'add_front', 'add_reason', 'create_app', 'serve']
 
 # %% ../../nbs/92_api.main.ipynb #e1ea1cc1
 import asyncio
@@ -459,13 +458,14 @@ class Busy(Exception):
 async def refuse_busy(request: Request | None, wrong: Busy | None) -> Response:
     return problem(503, "busy", "too many questions at once; ask again in a second", **{"Retry-After": "1"})
 
-# %% ../../nbs/92_api.main.ipynb #93a7f110
+# %% ../../nbs/92_api.main.ipynb #dd9140d9
 def _open(bundle: Path | str | None):  # -> recsys.serving.engine.Engine
-    from recsys.serving.engine import open_engine  # here: what computes is heavy, and the module must import light
+    from recsys.serving.engine import POPULAR, open_engine  # here: what computes is heavy, and the module must import light
 
     engine = open_engine(bundle)
     for dataset in engine.datasets:
-        engine.recommend(None, dataset=dataset, k=1, strategy="popularity")  # needs no network, which takes seconds to load
+        ready = {one.name for one in engine.strategies(dataset) if one.ready}
+        engine.recommend(None, dataset=dataset, k=1, strategy=POPULAR if POPULAR in ready else None)  # needs no network, which takes seconds to load
     return engine
 
 
@@ -490,7 +490,6 @@ def _settle() -> None:
 
 
 LEAVE = 8.0  # s
-HEAD_START = 0.5  # s before the rest is loaded: whole seconds of imports would keep the door shut
 
 
 class Standing:
@@ -509,7 +508,6 @@ class Standing:
     def rest(self) -> None:
         "Wait for what is still being loaded: a process that ends in the midst of an import ends badly."
         if self.warming is not None:
-            self.warming.cancel()
             self.warming.join(LEAVE)
 
     def start(self) -> None:
@@ -541,8 +539,7 @@ class Standing:
             return self._told("same", None)
         self.before = None if old is None else old.bundle.folder
         self.engine = engine
-        self.warming = threading.Timer(HEAD_START, _warm_up, (engine,))
-        self.warming.daemon = True
+        self.warming = threading.Thread(target=_warm_up, args=(engine,), daemon=True)
         self.warming.start()
         log.info("bundle %s answers", engine.bundle.version)
         return self._told("swapped", None)

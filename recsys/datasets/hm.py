@@ -6,7 +6,7 @@
 __all__ = ['KAGGLE', 'AS_TEXT', 'NOT_A_CUSTOMER', 'USER_DIGITS', 'MORE_DIGITS', 'FACETS', 'NEEDED', 'NOTHING', 'AGES', 'TOLD',
            'SPEC', 'item_id', 'user_id', 'read_events', 'images', 'read_items', 'read_users']
 
-# %% ../../nbs/22_datasets.hm.ipynb #7c26dfb9
+# %% ../../nbs/22_datasets.hm.ipynb #cc17f6c9
 import os
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from .base import FUTURE, DatasetSpec, RawRows, Reading, Source, checked, in_future, json_object, midnight, not_negative, take_once, whole
+from .base import FUTURE, DatasetSpec, RawRows, Reading, Source, checked, in_future, json_object, midnight, not_negative, take_once
 
-# %% ../../nbs/22_datasets.hm.ipynb #cd404723
+# %% ../../nbs/22_datasets.hm.ipynb #e080bac0
 KAGGLE = "put the files of kaggle.com/competitions/h-and-m-personalized-fashion-recommendations there, or give --set hm_raw=FOLDER"
 AS_TEXT = "article_id should be ten digits (0108775015); where the zero in front is lost it was read as a number: export it as text"
 NOT_A_CUSTOMER = "customer_id should be 64 hexadecimal digits"
@@ -34,27 +34,30 @@ def user_id(customer_id: str) -> int:
     return int(customer_id[:USER_DIGITS], 16)
 
 
-def _items(article_id: ir.StringValue) -> ir.IntegerValue:
-    number = whole(ibis.literal("2") + article_id)
-    return ibis.ifelse(article_id.length() == 10, number, None)
+def _number(article_id: ir.StringValue) -> ir.IntegerValue:
+    return (ibis.literal("2") + article_id).try_cast("int64")
+
+
+def _items(article_id: ir.StringValue, number: ir.IntegerValue) -> ir.IntegerValue:
+    "The number, where ten characters made eleven digits: one with an exponent has fewer."
+    digits_only = number.between(2 * 10**10, 3 * 10**10 - 1) & ~article_id.upper().contains("E")
+    return ibis.ifelse((article_id.length() == 10) & digits_only, number, None)
 
 
 def _users(source: Source, customer_id: ir.StringValue, more: int = 0) -> ir.IntegerValue:
     return ibis.ifelse(customer_id.length() == 64, source.engine.hex_int(customer_id.left(USER_DIGITS + more)), None)
 
-# %% ../../nbs/22_datasets.hm.ipynb #f9978239
+# %% ../../nbs/22_datasets.hm.ipynb #98bef37c
 def read_events(source: Source) -> Reading:
     "Purchases, a row a line."
     for name in ("articles.csv", "customers.csv"):
         source.file("hm_raw", name, KAGGLE)
     path = source.file("hm_raw", "transactions_train.csv", KAGGLE)
     raw = source.csv(path, ["t_dat", "customer_id", "article_id", "price", "sales_channel_id"])
-    read = raw.mutate(customer=_users(source, raw.customer_id, MORE_DIGITS), article=(ibis.literal("2") + raw.article_id).try_cast("int64"),
+    read = raw.mutate(customer=_users(source, raw.customer_id, MORE_DIGITS), article=_number(raw.article_id),
                       day=raw.t_dat.try_cast("date").delta(ibis.date("1970-01-01"), unit="day"), paid=raw.price.try_cast("float32"))  # fmt: skip
-    digits_only = read.article.between(2 * 10**10, 3 * 10**10 - 1) & ~read.article_id.upper().contains("E")  # 10 characters that make 11 digits, or an exponent
-    whole_id = (read.article_id.length() == 10) & digits_only
     rows = read.mutate(user_id=read.customer >> 4 * MORE_DIGITS, digits=read.customer & (1 << 4 * MORE_DIGITS) - 1,
-                       item_id=ibis.ifelse(whole_id, read.article, None), ts=midnight(read.t_dat, read.day), paid=not_negative(read.paid))  # fmt: skip
+                       item_id=_items(read.article_id, read.article), ts=midnight(read.t_dat, read.day), paid=not_negative(read.paid))  # fmt: skip
     wrong = [
         (rows.user_id.isnull(), NOT_A_CUSTOMER), (rows.item_id.isnull(), AS_TEXT), (rows.ts.isnull(), "t_dat should be a date like 2020-09-22"),
         (in_future(rows.ts, source), f"t_dat {FUTURE}"),
@@ -65,7 +68,7 @@ def read_events(source: Source) -> Reading:
         "user_id", "item_id", "ts", "digits", "reason", "raw", "empty", quantity=ibis.literal(1, "int32"), price="paid",
         channel=judged.sales_channel_id.try_cast("int32")), raw.columns)})  # fmt: skip
 
-# %% ../../nbs/22_datasets.hm.ipynb #f3f1bab7
+# %% ../../nbs/22_datasets.hm.ipynb #c40af146
 FACETS = {"type": "product_type_name", "colour": "colour_group_name", "pattern": "graphical_appearance_name", "garment": "garment_group_name",
           "index": "index_name", "section": "section_name", "department": "department_name"}  # fmt: skip
 NEEDED = ["article_id", "product_code", "prod_name", "product_group_name", "index_group_name", "detail_desc", *FACETS.values()]
@@ -88,7 +91,7 @@ def _articles(source: Source) -> ir.Table:
     "The kept rows of articles.csv."
     path = source.file("hm_raw", "articles.csv", KAGGLE)
     raw = source.csv(path, NEEDED)
-    rows = raw.mutate(item_id=_items(raw.article_id))
+    rows = raw.mutate(item_id=_items(raw.article_id, _number(raw.article_id)))
     kept = take_once(source, RawRows(path, checked(rows, [(rows.item_id.isnull(), AS_TEXT)], raw.columns), raw.columns), "hm", "item_id")
     source.listed["item"] = kept.select("item_id")
     return kept

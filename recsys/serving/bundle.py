@@ -361,7 +361,7 @@ def load_shop(folder: Path, dataset: str, about: Mapping[str, object], home: Pat
     shop.shelf  # filled now, not while the first visitor waits
     return shop
 
-# %% ../../nbs/90_serving.bundle.ipynb #a8f0255b
+# %% ../../nbs/90_serving.bundle.ipynb #511e2373
 SERVED = "served"  # folder of it
 GRAPH_FROM = 2_000_000  # numbers to compare: a millisecond
 READY_BYTES = 2**28  # of user vectors at most; beyond that they are made when somebody asks
@@ -407,17 +407,16 @@ def make_lists(shop: Shop) -> Lists:
     newest = np.where(past.lengths > 0, past.ts[np.maximum(past.indptr[1:] - 1, 0)], NEVER) if len(past.ts) else np.full(shop.interactions.n_users, NEVER)
     users = np.sort(np.argsort(-newest, kind="stable")[:LISTED_USERS])
     queries, hybrid = shop.interactions.queries(shop.interactions.users.ids[users]), shop.scorers[shop.best]
-    kinds = {"nums": np.int32, "scores": np.float32, "parts": np.int8, "shares": np.float32}
-    made = {name: np.empty((len(users), LISTED), kind) for name, kind in kinds.items()}
+    made = [np.empty((len(users), LISTED), kind) for kind in (np.int32, np.float32, np.int8, np.float32)]  # nums, scores, parts, shares
 
     def listed(rows: np.ndarray) -> tuple[np.ndarray, TopK, Leads]:
         top = shop.recommender.top_k(asked := queries[rows], shop.best, LISTED)
         return rows, top, leads_of_many(hybrid, asked, top.nums)
 
     for rows, top, lead in side_by_side(listed, in_turn(queries)):
-        for array, block in zip(made.values(), (*top, lead.parts, lead.shares), strict=True):
+        for array, block in zip(made, (*top, lead.parts, lead.shares), strict=True):
             array[rows] = block
-    return Lists(shop.best, users, *made.values(), tuple(hybrid.scorers))
+    return Lists(shop.best, users, *made, tuple(hybrid.scorers))
 
 
 def in_parts(shop: Shop, user_ids: np.ndarray) -> Iterator[Queries]:
