@@ -214,7 +214,7 @@ def compare_pictures(encoder: Encoder, plain: Plain, paths: Sequence[Path], roun
 
 def compare_texts(encoder: Encoder, plain: Plain, texts: Sequence[str], rounds: int) -> Rates:
     rates = compare(len(texts), lambda: plain.texts(texts), lambda: encoder.text.encode(texts), {}, rounds)
-    return rates._replace(limits={"matmul": matmul_speed("fp32") * len(texts) / text_operations(encoder, texts)})
+    return rates._replace(limits={"matmul": matmul_speed(encoder.about["precision"]) * len(texts) / text_operations(encoder, texts)})
 
 
 def show(what: str, rates: Rates) -> str:
