@@ -210,7 +210,7 @@ def _metric_part(found: RunDiff, dataset: str, part: str) -> Part:
     if not strategies:
         return Part(f"{dataset}: {part.replace('_', ' ')}", ("No strategy found anything in either run.",))
     columns = ["strategy", *[word for metric in metrics for word in (f"{metric} A", "B", "B − A")]]
-    return Part(f"{dataset}: {part.replace('_', ' ')}", tuple(sentences), tuple(columns), tuple(rows))
+    return Part(f"{dataset}: {part.replace('_', ' ')}", tuple(sentences), tuple(columns), tuple(rows), together=3)
 
 
 def _cost_part(found: RunDiff) -> Part:
@@ -227,7 +227,7 @@ def _cost_part(found: RunDiff) -> Part:
     totals = [sum(getattr(pairs[step, "seconds"], side) or 0 for step in steps if (step, "seconds") in pairs) for side in "ab"]
     rows.append(("all", *[f"{total:,.1f}" for total in totals], f"{totals[1] - totals[0]:+,.1f}", *[""] * 5))
     columns = ("step", "seconds A", "B", "B − A", "peak MB A", "B", "B − A", "written MB A", "B")
-    return Part("Costs", ("Of a skipped step: those of when its artifact was made.",), columns, tuple(rows))
+    return Part("Costs", ("Of a skipped step: those of when its artifact was made.",), columns, tuple(rows), together=3)
 
 
 def diff_page(found: RunDiff) -> Page:

@@ -7,6 +7,7 @@ __all__ = ['LOOK', 'STYLE', 'PAGE', 'PARTS', 'Cell', 'Part', 'Page']
 
 # %% ../nbs/05_page.ipynb #b4a3f4f7
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class Part:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str | Cell, ...], ...] = ()
     figure: Markup | str = ""  # svg, in html only: what it shows stands in the table too
+    together: int = 1  # columns of numbers that belong side by side, where a terminal has no room for all
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -120,13 +122,13 @@ class Page:
             console.print(line, soft_wrap=True)
         if self.facts:
             console.print(Text(", ".join(f"{name} {value}" for name, value in self.facts), style="dim"), soft_wrap=True)
-        for shown in [shown for part in self.parts for shown in _rich_part(part)]:
+        for shown in [shown for part in self.parts for shown in _rich_part(part, console.width)]:
             console.print(shown, soft_wrap=isinstance(shown, Text))
 
     def _repr_html_(self) -> str:
         return str(_fill(PARTS, parts=self.parts))
 
-
+# %% ../nbs/05_page.ipynb #b9415f85
 def _md(text: str) -> str:
     return re.sub(r"([|<>*`\\])", r"\\\1", text).replace("\n", " ")
 
@@ -142,15 +144,33 @@ def _md_part(part: Part) -> list[str]:
     return lines
 
 
-def _rich_part(part: Part) -> list[Text | Table]:
+def _rich_part(part: Part, width: int) -> list[Text | Table]:
     "What a console prints of a part."
     lines = [Text(f"\n{part.heading}", style="bold")] if part.heading else []
     lines += [Text(f"{'• ' if len(part.sentences) > 1 else ''}{line}") for line in part.sentences]
-    if not part.rows:
-        return lines
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name, numeric in zip(part.columns, part.numeric, strict=True):
-        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=numeric)
-    for row in part.cells:
-        table.add_row(*[Text(cell.text, style=_RICH.get(cell.mark, "")) for cell in row])
-    return [*lines, table]
+    tables = [_rich_table(part, places) for places in _bands(part, width)] if part.rows else []
+    return lines + [one for table in tables for one in (Text(""), table)][1:]
+
+
+def _rich_table(part: Part, places: Sequence[int]) -> Table:
+    "Some of its columns."
+    table, cells, numeric = Table(box=None, header_style="dim", pad_edge=False), part.cells, part.numeric
+    for place in places:
+        table.add_column(Text(part.columns[place]), justify="right" if numeric[place] else "left", no_wrap=numeric[place])
+    for row in cells:
+        table.add_row(*[Text(row[place].text, style=_RICH.get(row[place].mark, "")) for place in places])
+    return table
+
+
+def _bands(part: Part, width: int) -> list[list[int]]:
+    "Which columns stand side by side: numbers that have no room go on below, beside the first column again; none is cut."
+    sizes = [2 + max(len(text) for text in (name, *[row[place].text for row in part.cells])) for place, name in enumerate(part.columns)]
+    if sum(sizes) - 2 <= width or not all(part.numeric[1:]):
+        return [list(range(len(sizes)))]
+    bands = [[0]]
+    for start in range(1, len(sizes), part.together):
+        group = list(range(start, min(start + part.together, len(sizes))))
+        if len(bands[-1]) > 1 and sum(sizes[place] for place in bands[-1] + group) - 2 > width:
+            bands.append([0])
+        bands[-1] += group
+    return bands
