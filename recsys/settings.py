@@ -27,8 +27,8 @@ def _pairs(value: object) -> object:
     if not isinstance(value, str):
         return value
     parts = [part.partition(":") for part in _split(value)]
-    if bad := [key for key, colon, _ in parts if not colon]:
-        raise ValueError(f"should be written name:value,name:value, got {bad[0]!r}")
+    if not all(colon for _, colon, _ in parts):
+        raise ValueError("should be written name:value,name:value")
     return {key.strip(): text.strip() for key, _, text in parts}
 
 
@@ -128,8 +128,14 @@ def make_settings(values: Mapping[str, object], what: str = "settings") -> Setti
     except ValidationError as problem:
         first = problem.errors()[0]
         key = str(first["loc"][0])
-        meaning = Settings.model_fields[key].description
-        raise SettingsError(f"{what}: {key} ({meaning}): {first['msg'].lower()}, got {values.get(key)!r}") from None
+        raise SettingsError(f"{what}: {key} {_wanted(first)}, got {first['input']!r}; its meaning: {Settings.model_fields[key].description}") from None
+
+
+def _wanted(fault: Mapping[str, object]) -> str:  # of pydantic
+    "What a value should have been; a pattern is for machines, its meaning says it better."
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return "is not written as it should be" if fault["type"] == "string_pattern_mismatch" else message[:1].lower() + message[1:]
+
 
 # %% ../nbs/02_settings.ipynb #95b60362
 PATHS = [name for name, field in Settings.model_fields.items() if "Path" in str(field.annotation)]
