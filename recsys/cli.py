@@ -24,6 +24,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from .errors import MissingDependencyError, MissingFileError, RecsysError, SchemaError, SettingsError
 
@@ -40,7 +41,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="override a settin
 RunsDir = Annotated[Path, typer.Option(help="folder of the runs")]
 Ini = Annotated[Path, typer.Option("--settings", help="file of profiles")]
 
-
+# %% ../nbs/95_cli.ipynb #9d03d87d
 class _Ended(BaseException):
     "Ctrl-C or SIGTERM: kernels are ended, the run is marked, locks are free, and then we go."
 
@@ -76,8 +77,8 @@ def run(
     from_: Annotated[str | None, typer.Option("--from", help="run this step and all after it anew", metavar="STEP")] = None,
     only: Annotated[str | None, typer.Option(help="run this step alone", metavar="STEP")] = None,
     force: Annotated[bool, typer.Option("--force", help="run everything anew")] = False,
-    publish: Annotated[bool, typer.Option("--publish", help="let API and demo load this run's bundle")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="run even where the forecast wants more memory than there is")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="let the API and the demo load this run's bundle")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="run even if the forecast needs more memory than this machine has")] = False,
     settings_file: Ini = Path("settings.ini"),
 ) -> None:
     "Run the river: raw files to recommendations. What is already made is taken from the store."
@@ -98,7 +99,7 @@ def run(
         publish_run(done)
         console.print("published: the API (`recsys api`) and the demo (`recsys demo`) show this run", highlight=False)
 
-
+# %% ../nbs/95_cli.ipynb #9b1a83ea
 def _command() -> str:
     "The command that was given, without what would throw finished work away."
     words, kept = iter(sys.argv[1:]), []
@@ -109,13 +110,11 @@ def _command() -> str:
             kept.append(word)
     return shlex.join(["recsys", *kept])
 
-
+# %% ../nbs/95_cli.ipynb #a395f361
 def _preflight(settings) -> None:
-    "Refuse at once what would fail after an hour: scorers that are none, weights or a Java that cannot be had."
-    if settings.scorers:
-        from recsys.scorers.own import read_scorers
-
-        read_scorers(settings.scorers)
+    "Refuse at once what would fail after an hour: files that are not there, names that nobody has, an encoder or a Java that cannot be had."
+    _preflight_files(settings)
+    _preflight_names(settings)
     if settings.encoder not in ("auto", "offline", "tfidf"):
         from recsys.content.encoders import encoder_available
 
@@ -128,6 +127,33 @@ def _preflight(settings) -> None:
         find_java()
 
 
+def _preflight_files(settings) -> None:
+    from recsys.runner import FILES
+
+    for name in FILES.values():
+        if (path := getattr(settings, name)) is not None and not path.exists():
+            raise MissingFileError(f"expected {name} at {path}, found nothing; give --set {name}=PATH")
+    if settings.rules:
+        from recsys.rules import read_rules
+
+        read_rules(settings.rules)
+
+
+def _preflight_names(settings) -> None:
+    own = {}
+    if settings.scorers:
+        from recsys.scorers.own import read_scorers
+
+        own = read_scorers(settings.scorers)
+    if "weights" in settings.model_fields_set:
+        from recsys.scorers.hybrid import read_weights
+        from recsys.settings import shown
+
+        read_weights(shown(settings.weights), own)
+    if settings.tower_dataset not in (towers := ("both", *settings.datasets)):
+        raise SettingsError(f"tower_dataset should be one of {', '.join(towers)}, got {settings.tower_dataset!r}")
+
+
 def _forecast(settings, anyway: bool):
     "Say what the run will cost, where it can be known, and refuse one that does not fit; the forecast."
     from recsys.forecast import fits, forecast_for
@@ -138,7 +164,7 @@ def _forecast(settings, anyway: bool):
             fits(expected)
     return expected
 
-
+# %% ../nbs/95_cli.ipynb #fac05a9f
 @contextmanager
 def _card_of_what_failed(profile: str, settings) -> Iterator[None]:
     "A failed run has a card too, of what is known."
@@ -226,7 +252,7 @@ class _Progress:
         answer = None if mine is None else why(mine, entry["name"])
         return answer.short if answer is not None and answer.verdict == "changed" else ""
 
-
+# %% ../nbs/95_cli.ipynb #0cce7cdc
 def _facts(summary: dict) -> list[str]:
     "Counts and words of a step's summary, those of each shop behind its name."
     shown = []
@@ -255,11 +281,11 @@ def _show_result(done) -> None:
 @app.command()
 def backtest(
     profile: Annotated[str, typer.Argument(help="a section of settings.ini: tiny, sample, hm, rr, both, table, or your own")],
-    weeks: Annotated[int, typer.Option(min=1, help="test windows to judge, each test_days long, the newest last")] = 4,
+    weeks: Annotated[int, typer.Option(min=1, help="number of test windows, each test_days long")] = 4,
     set_: Sets = None,
     settings_file: Ini = Path("settings.ini"),
 ) -> None:
-    "Run the river once for each of the last weeks, and put the weeks together: means, intervals by week and user, a page."
+    "Run the river once for each of the last weeks and summarise them: means, intervals by week and user, a page."
     from recsys.evaluation.backtest import write_backtest
     from recsys.runner import run_river
     from recsys.settings import load_settings, parse_sets
@@ -280,25 +306,30 @@ def backtest(
 
 # %% ../nbs/95_cli.ipynb #ae40e0be
 @app.command()
-def settings(profile: Annotated[str | None, typer.Argument(help="show this profile's values")] = None, settings_file: Ini = Path("settings.ini")) -> None:
+def settings(profile: Annotated[str | None, typer.Argument(help="show the values of this profile")] = None, settings_file: Ini = Path("settings.ini")) -> None:
     "Every dial, its value and its meaning."
     from recsys.settings import load_settings, settings_table, shown
 
     values = load_settings(profile, path=settings_file) if profile else None
-    table = Table("key", profile or "default", "meaning", box=None)
+    table = Table(Column("key", no_wrap=True), *_folded(profile or "default", "meaning"), box=None)
     for key, default, meaning in settings_table():
-        table.add_row(key, shown(getattr(values, key)) if values else default, meaning)
+        table.add_row(key, *map(Text, (shown(getattr(values, key)) if values else default, meaning)))  # Text: brackets are no markup here
     console.print(table)
 
 
+def _folded(*names: str) -> list[Column]:
+    "Columns whose long words go on in the next line: a path or a key is never cut."
+    return [Column(name, overflow="fold") for name in names]
+
+# %% ../nbs/95_cli.ipynb #a15f0c63
 @app.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(help="written here: hm_raw/ and rr_raw/")],
+    folder: Annotated[Path, typer.Argument(help="folder to write hm_raw/ and rr_raw/ into")],
     customers: Annotated[int, typer.Option(min=10, help="H&M customers")] = 3000,
     articles: Annotated[int, typer.Option(min=20, help="H&M articles")] = 1500,
-    transactions: Annotated[int | None, typer.Option(help="H&M purchases; default about 25 a customer")] = None,
-    rr_visitors: Annotated[int | None, typer.Option(help="RetailRocket visitors; default as many as customers, at most 1,407,580")] = None,
-    rr_events: Annotated[int | None, typer.Option(help="RetailRocket events; default 10 a visitor, at most 2,756,101")] = None,
+    transactions: Annotated[int | None, typer.Option(help="H&M purchases; default: about 25 per customer")] = None,
+    rr_visitors: Annotated[int | None, typer.Option(help="RetailRocket visitors; default: as many as customers, at most 1,407,580")] = None,
+    rr_events: Annotated[int | None, typer.Option(help="RetailRocket events; default: 10 per visitor, at most 2,756,101")] = None,
     seed: Annotated[int, typer.Option(help="the same seed draws the same shop")] = 7,
     images: Annotated[bool, typer.Option("--images/--no-images", help="draw product images")] = True,
     image_size: Annotated[str, typer.Option(help="width x height in pixels; Kaggle's are 1166x1750")] = "160x240",
@@ -311,19 +342,19 @@ def sample(
     for name, count in counts.items():
         console.print(f"{name:28} {count:>12,}" if isinstance(count, int) else f"{name:28} {count}", highlight=False)
 
-
+# %% ../nbs/95_cli.ipynb #518859cb
 @app.command()
 def doctor(settings_file: Ini = Path("settings.ini")) -> None:
-    "What is missing for which feature, and the one command that mends it."
+    "What is missing for which feature, and how to get it."
     from recsys.content.encoders import encoder_available
     from recsys.runner import SOURCES
     from recsys.scorers.als_fit import find_java
     from recsys.settings import load_settings, read_profiles
 
-    table = Table("for", "state", "what to do", box=None)
+    table = Table("for", "state", *_folded("what to do"), box=None)
 
     def row(what: str, fine: bool, remedy: str) -> None:
-        table.add_row(what, "[green]ready[/green]" if fine else "[yellow]missing[/yellow]", "" if fine else remedy)
+        table.add_row(Text(what), "[green]ready[/green]" if fine else "[yellow]missing[/yellow]", Text("" if fine else remedy))
 
     try:
         find_java()
@@ -337,7 +368,8 @@ def doctor(settings_file: Ini = Path("settings.ini")) -> None:
         values = load_settings(profile, path=settings_file)
         for name in SOURCES:
             if (path := getattr(values, name)) is not None and values.sample_dir is None:
-                row(f"profile {profile}: {name}", path.exists(), f"put Kaggle's files into {path}, or --set {name}=PATH")
+                file = "Kaggle's files into" if name.endswith("_raw") else "your file at"
+                row(f"profile {profile}: {name}", path.exists(), f"put {file} {path}, or --set {name}=PATH")
     row("API and demo", Path(os.environ.get("RECSYS_BUNDLE", "runs/current")).exists(), "recsys run sample --publish")
     row("browser tests of the demo", bool(shutil.which("chromium")), "apt-get install chromium")
     console.print(table)
@@ -348,7 +380,7 @@ def runs_ls(
     profile: Annotated[str | None, typer.Argument(help="of this profile only")] = None,
     where: Annotated[list[str] | None, typer.Option(help="only with this profile, status or setting (repeat)", metavar="KEY=VALUE")] = None,
     sort: Annotated[str, typer.Option(help="started, profile, seconds, status, metric, or one like hybrid:map@12:warm (best first)")] = "started",
-    last: Annotated[int | None, typer.Option(min=1, help="only the newest so many")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="only this many, the newest")] = None,
     metric: Annotated[str, typer.Option(help="what to show: strategy:metric@k:slice")] = "hybrid:map@12:warm",
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
@@ -356,9 +388,12 @@ def runs_ls(
     from recsys.compare import find_runs, parse_measure, parse_where
 
     measure = parse_measure(sort if ":" in sort else metric)
+    if not (found := find_runs(runs_dir, profile, parse_where(where or []), sort, last, measure)):
+        console.print(f"no such run in {runs_dir}; `recsys run PROFILE` makes one", highlight=False, soft_wrap=True)
+        return
     whole = [Column(name, no_wrap=True) for name in ("run", "status", str(measure).replace(":", "\n"))]
-    table = Table("no", *whole[:2], "steps", "seconds", whole[2], "failed at", box=None)
-    for one in find_runs(runs_dir, profile, parse_where(where or []), sort, last, measure):
+    table = Table("no", *whole[:2], "steps", "seconds", whole[2], *_folded("failed at"), box=None)
+    for one in found:
         values = "\n".join(f"{shop} {value:.4f}" for shop, value in one.values.items() if value is not None)
         table.add_row(str(one.number or ""), one.name, one.status, str(one.steps), f"{one.seconds:.0f}", values, one.failed)
     console.print(table)
@@ -379,7 +414,7 @@ def _run_with(step: str, run_name: str | None, runs_dir: Path):
 @runs_app.command("why")
 def runs_why(
     step: Annotated[str, typer.Argument(help="events, split, als, als.select, ...")],
-    run_name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="PROFILE or PROFILE/TIME; default the newest run with this step")] = None,
+    run_name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="PROFILE or PROFILE/TIME; default: the newest run with this step")] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     "Which input, parameter, library, raw file or code made a step run again."
@@ -387,12 +422,12 @@ def runs_why(
 
     why(_run_with(step, run_name, runs_dir), step).page().show(console)
 
-
+# %% ../nbs/95_cli.ipynb #ae773461
 @runs_app.command("diff")
 def runs_diff(
     a: Annotated[str, typer.Argument(metavar="A", help="PROFILE or PROFILE/TIME")],
     b: Annotated[str, typer.Argument(metavar="B", help="PROFILE or PROFILE/TIME")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page instead")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write an html page instead")] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     "Two runs side by side: settings, metrics, rows, costs, and their differences."
@@ -422,7 +457,7 @@ def runs_card(run_name: Annotated[str, typer.Argument(metavar="RUN", help="PROFI
 @runs_app.command("track")
 def runs_track(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="PROFILE or PROFILE/TIME")],
-    to: Annotated[str, typer.Option(help="trackio or mlflow, both on this machine")],
+    to: Annotated[str, typer.Option(help="trackio or mlflow; both stay on this machine")],
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     "Write a run into an experiment tracker."
@@ -451,7 +486,7 @@ def runs_show(run_name: Annotated[str, typer.Argument(metavar="RUN", help="PROFI
         console.print(f"failed at {record['failed']}: {record['reason']}", style="red", markup=False, soft_wrap=True)
     _show_result(found)
 
-
+# %% ../nbs/95_cli.ipynb #eddbba18
 @runs_app.command("publish")
 def runs_publish(run_name: Annotated[str, typer.Argument(metavar="RUN", help="PROFILE or PROFILE/TIME")], runs_dir: RunsDir = Path("runs")) -> None:
     "Let the API and the demo load this run's bundle."
@@ -463,9 +498,9 @@ def runs_publish(run_name: Annotated[str, typer.Argument(metavar="RUN", help="PR
 
 @runs_app.command("export")
 def runs_export(
-    what: Annotated[str, typer.Argument(help="a step whose files to take along, e.g. interactions (for ALS on Colab)")],
+    what: Annotated[str, typer.Argument(help="the step whose files to copy, e.g. interactions (for ALS on Colab)")],
     to: Annotated[Path, typer.Option(help="folder to copy into")],
-    run_name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="PROFILE or PROFILE/TIME; default the newest run")] = None,
+    run_name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="PROFILE or PROFILE/TIME; default: the newest run")] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     "Copy the files of a step out of a run; `interactions` is what the Colab notebook wants."
@@ -484,17 +519,17 @@ def store_ls(runs_dir: RunsDir = Path("runs")) -> None:
     "Every artifact: what it is for, when it was made, how large it is."
     from recsys.store import Store, read_manifest
 
-    table = Table("step", "key", "class", "made", "MB", box=None)
+    table = Table(*[Column(name, no_wrap=True) for name in ("step", "key", "class", "made")], "MB", box=None)
     for folder in Store(runs_dir / ".store").artifacts():
         about = read_manifest(folder)
         size = sum(file["bytes"] for file in about["files"].values()) / 2**20
-        table.add_row(about.get("name", about["step"]), about["key"], about.get("class", ""), about.get("made", ""), f"{size:.1f}")
+        table.add_row(about.get("name", about["step"]), about["key"][:8], about.get("class", ""), about.get("made", ""), f"{size:.1f}")
     console.print(table)
 
 
 @store_app.command("verify")
 def store_verify(runs_dir: RunsDir = Path("runs")) -> None:
-    "Hold every file of every artifact against its hash; unfinished work is no damage."
+    "Check every file of every artifact against its hash; unfinished work does not count as damage."
     from recsys.store import Store, verify
 
     bad, folders = 0, Store(runs_dir / ".store").artifacts()
@@ -528,10 +563,10 @@ def store_gc(
 # %% ../nbs/95_cli.ipynb #88f76bcf
 @app.command()
 def recommend(
-    user: Annotated[str, typer.Argument(help="user id, ours or the shop's own")],
-    dataset: Annotated[str | None, typer.Option(help="shop; default the one that knows the user")] = None,
+    user: Annotated[str, typer.Argument(help="user id: the shop's own, or ours")],
+    dataset: Annotated[str | None, typer.Option(help="shop; default: the one that knows the user")] = None,
     strategy: Annotated[str, typer.Option(help="hybrid, content, als, two_tower, popularity, ...")] = "hybrid",
-    top_k: Annotated[int, typer.Option(min=1, max=1000, help="how many")] = 12,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="how many items")] = 12,
     as_json: Annotated[bool, typer.Option("--json", help="print json")] = False,
 ) -> None:
     "Recommendations for one user, from the published bundle."
@@ -547,13 +582,13 @@ def recommend(
         table.add_row(str(rank), item.raw_id, item.title, f"{item.score:.4f}")
     console.print(table)
 
-
+# %% ../nbs/95_cli.ipynb #150c27e0
 @app.command()
 def recommend_all(
-    out: Annotated[Path, typer.Option(help="folder; recommendations_SHOP.parquet are written here")],
-    dataset: Annotated[str | None, typer.Option(help="shop; default all of the bundle")] = None,
-    strategy: Annotated[str | None, typer.Option(help="hybrid, content, als, ...; default the best each shop has")] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=1000, help="how many for each user")] = 12,
+    out: Annotated[Path, typer.Option(help="folder to write recommendations_SHOP.parquet into")],
+    dataset: Annotated[str | None, typer.Option(help="shop; default: all shops of the bundle")] = None,
+    strategy: Annotated[str | None, typer.Option(help="hybrid, content, als, ...; default: the best each shop has")] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="how many items for each user")] = 12,
     engine: Annotated[str, typer.Option(help="duckdb: on this machine; spark: on many")] = "duckdb",
 ) -> None:
     "Recommendations for every user who did something, from the published bundle."
@@ -563,11 +598,11 @@ def recommend_all(
     for name, n in everyone.recommend_all(published(), out, dataset, strategy, top_k, engine).items():
         console.print(f"{out / f'recommendations_{name}.parquet'}: {n:,} users", highlight=False, soft_wrap=True)
 
-
+# %% ../nbs/95_cli.ipynb #acc545e6
 @app.command()
 def api(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port")] = 8000,
     reload: Annotated[bool, typer.Option("--reload", help="restart when code changes")] = False,
 ) -> None:
     "Serve the published bundle over HTTP (the same as `uvicorn recsys.api.main:app`)."
@@ -578,7 +613,7 @@ def api(
 @app.command()
 def demo(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port")] = 7860,
 ) -> None:
     "Show the published bundle in a browser: people, their history, and what is recommended, as pictures."
     from recsys.api import main as service
@@ -600,7 +635,7 @@ app.add_typer(data_app, name="data")
 def check(
     profile: Annotated[str, typer.Argument(help="a section of settings.ini: tiny, sample, hm, rr, both, table, or your own")],
     set_: Sets = None,
-    html: Annotated[Path | None, typer.Option(help="write the report here, too", metavar="FILE")] = None,
+    html: Annotated[Path | None, typer.Option(help="write the report to this file, too", metavar="FILE")] = None,
     pictures: Annotated[bool, typer.Option(help="look at each picture file")] = True,
     settings_file: Ini = Path("settings.ini"),
 ) -> None:

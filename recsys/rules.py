@@ -111,7 +111,7 @@ def read_rules(path: Path | str) -> dict[str, Rules]:
     "Shop -> its rules, from a file; what holds for all shops stands under the empty name."
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"expected rules at {path.name}, found none; take RECSYS_RULES away, or let it name a file")
+        raise MissingFileError(f"expected rules at {path.name}, found none; name a file with --set rules=FILE, a service with RECSYS_RULES=FILE")
     if path.stat().st_size > MAX_BYTES:
         raise SettingsError(f"{path.name} should be a page of rules, has {path.stat().st_size:,} bytes")
     try:

@@ -45,7 +45,7 @@ class Settings(BaseModel):
 
     # where things lie
     runs_dir: Path = Field(Path("runs"), description="folder of the runs and their store of artifacts")
-    datasets: Words = Field([], description="shops of this profile, by the names of their adapters")
+    datasets: Words = Field([], description="shops of this profile, by the names of their adapters: hm, rr, table, ...")
     hm_raw: Path | None = Field(None, description="H&M: folder with Kaggle's articles.csv, customers.csv, transactions_train.csv, images/")
     rr_raw: Path | None = Field(None, description="RetailRocket: folder with Kaggle's events.csv, item_properties_part1/2.csv, category_tree.csv")
     events: Path | None = Field(None, description="table: csv or parquet with user_id, item_id, timestamp [event, weight, price]")
@@ -53,8 +53,8 @@ class Settings(BaseModel):
     train: Path | None = Field(None, description="table, split=files: the given training events")
     test: Path | None = Field(None, description="table, split=files: the given test events")
     columns: Pairs = Field({}, description="table: our_name:their_name for other column names, e.g. user_id:visitor,timestamp:when")
-    timestamp_unit: Literal["auto", "order", "s", "ms", "us", "iso"] = Field("auto", description="table: what timestamps count; order = position only")
-    sample_dir: Path | None = Field(None, description="sample shop: drawn into this folder where it is absent")
+    timestamp_unit: Literal["auto", "order", "s", "ms", "us", "iso"] = Field("auto", description="table: unit of the timestamps; order = positions only")
+    sample_dir: Path | None = Field(None, description="sample shop: drawn into this folder if it is not there yet")
     sample_customers: int = Field(3000, ge=10, description="sample shop: customers")
     sample_articles: int = Field(1500, ge=20, description="sample shop: articles")
 
@@ -63,25 +63,25 @@ class Settings(BaseModel):
         "time", description="what is held out: the last days, each user's last events, the last days' sessions (next item), given files")
     test_days: int = Field(7, ge=1, description="days of the test window")
     valid_days: int = Field(7, ge=1, description="days of the valid window before it")
-    weeks_back: int = Field(0, ge=0, description="the data ends so many test windows earlier: what happened since is left out (backtests)")
-    session_gap_minutes: int = Field(60, ge=1, description="split=sessions: a longer pause begins another session; very many where user_id is a session")
+    weeks_back: int = Field(0, ge=0, description="end the data this many test windows earlier (backtests)")
+    session_gap_minutes: int = Field(60, ge=1, description="split=sessions: a longer pause begins a new session; very large where user_id is a session")
     session_events: Words = Field([], description="split=sessions: kinds of events they are made of; empty = views, or all where a shop has none")
     min_item_events: int = Field(5, ge=1, description="split=sessions: items with fewer events are left out")
 
     # recommending
-    repeat: str = Field("", pattern=r"^(|allow|forbid|window\(\d+\))$", description="already bought items: allow, forbid, window(days); empty = the shop's own")
-    rules: Path | None = Field(None, description="yaml of business rules that service and demo apply after ranking; goes with the bundle")
+    repeat: str = Field("", pattern=r"^(|allow|forbid|window\(\d+\))$", description="items bought already: allow, forbid, window(days); empty = the shop's own")
+    rules: Path | None = Field(None, description="yaml of business rules, applied after ranking by service and demo")
     weights: Weights = Field({"content": 0.4, "als": 0.4, "als_tower": 0.2}, description="hybrid: weight of each strategy, e.g. content:.4,als:.4,als_tower:.2")
-    tune: Dials = Field([], description="searched on the valid window before the final fit: als, item_knn, transitions, ease, weights")
+    tune: Dials = Field([], description="what to search on the valid window before the final fit: als, item_knn, transitions, ease, weights")
     tune_trials: int = Field(20, ge=1, description="trials of each search")
-    scorers: Path | None = Field(None, description="file of Python with scorers of your own; they take part in everything; a service has RECSYS_SCORERS")
-    weights_by: Literal["", "history"] = Field("", description="hybrid: with tune=weights, weights of their own for users with 1, 2-5 and 6+ events")
+    scorers: Path | None = Field(None, description="Python file with scorers of your own; they take part in everything (a service reads RECSYS_SCORERS)")
+    weights_by: Literal["", "history"] = Field("", description="hybrid: history = with tune=weights, separate weights for users with 1, 2-5 and 6+ events")
 
     # models
     encoder: str = Field("auto", description="auto, offline, tfidf, MODEL/PRETRAINED of open_clip, hf-hub:ID, or MODEL/checkpoint file")
     image_vectors: Path | None = Field(None, description="picture vectors made elsewhere (npz or parquet: item_id or raw_id, vector); replaces the encoder")
     text_vectors: Path | None = Field(None, description="text vectors made elsewhere, likewise")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where encoders and towers compute")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="device for encoders and towers")
     engine: Literal["duckdb", "spark"] = Field("duckdb", description="engine of the data steps")
     als_engine: Literal["implicit", "spark"] = Field("implicit", description="engine of ALS")
     spark_master: str = Field("local[2]", pattern=r"^(local(\[.+\])?|local-cluster\[.+\]|spark://.+|yarn|k8s://.+)$",
