@@ -34,7 +34,7 @@ def missing_in(rows: Sequence[dict]) -> dict[str, str]:
 SUMMARY = (("map", 12, "served"), ("map", 12, "all"), ("map", 12, "warm"), ("recall", 12, "warm"), ("ndcg", 12, "warm"),
            ("map", 12, "cold_users"), ("recall", 100, "cold_items"))  # fmt: skip
 NAMES = {"map": "MAP", "recall": "recall", "precision": "precision", "ndcg": "NDCG", "mrr": "MRR", "hit_rate": "hit rate", "user_coverage": "answered",
-         "item_coverage": "shop shown", "novelty": "novelty, bits", "ild": "diversity", "gini": "Gini", "popularity_share": "of the best sold 1 %",
+         "item_coverage": "shop shown", "novelty": "novelty, bits", "ild": "diversity", "gini": "Gini", "popularity_share": "from the best-selling 1 %",
          "repeat_share": "had before"}  # fmt: skip
 LABELS = {"all": "all users", "warm": "warm users", "cold_users": "strangers", "cold_items": "new items", "served": "served to all"}
 

@@ -296,7 +296,8 @@ def hybrid_specs(
 
 
 def _ranker(room: Room, scorers: Mapping[str, Scorer | Missing]) -> Scorer | Missing:
-    _needs(room, "ranker")
+    if "ranker" not in room.inputs:
+        raise MissingFileError("the step ranker was not run; --set tune=weights adds it")
     from recsys.scorers.ranker import load_ranker
 
     return load_ranker(room.inputs, scorers, room.interactions, room.catalog)

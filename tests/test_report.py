@@ -65,12 +65,12 @@ def test_offline_and_safe(made):
 
 def test_says_what_it_must(made):
     page = (made[2] / "report.html").read_text()
-    assert 'class="warning caution">Worth less than a baseline:<ul class="plain"><li>shop, warm: two_tower is below' in page
+    assert 'class="warning caution">Below a baseline:<ul class="plain"><li>shop, warm: two_tower is below' in page
     assert 'class="warning" role="alert">shop, ' in page and "hybrid is below content by" in page
     assert page.index("hybrid is below content") < page.index("two_tower is below")  # the worst first
     assert "no &lt;factors&gt;" in page
     assert page.count('<article class="person">') == 8
-    assert "drawn blindly" in page and "a stranger" in page
+    assert "drawn at random" in page and "a stranger" in page
     assert 'class="tile hit"' in page and "background-image:url(data:image/jpeg" in page and 'class="txt"' in page
 
 

@@ -138,7 +138,7 @@ def choose_users(judgement: Judgement, n: int = N_EXAMPLES, seed: int = 7) -> li
         found |= contains(protocol.targets, top.nums[:, :N_TILES]).any(axis=1)
     lucky = rng.permutation(warm[found[warm]])[: n // 2]
     blind = rng.permutation(np.setdiff1d(warm, lucky))[: n - len(lucky) - len(strangers)]
-    drawn = [(lucky, "drawn among those for whom something was found"), (blind, "drawn blindly"), (strangers, "a stranger: nothing known before")]
+    drawn = [(lucky, "drawn from those with a hit"), (blind, "drawn at random"), (strangers, "a stranger: nothing known before")]
     return [(int(row), how) for rows, how in drawn for row in rows]
 
 # %% ../../nbs/82_evaluation.report.ipynb #2a8a022f
@@ -328,7 +328,7 @@ SHOP = """
 {% import "tiles" as show %}<section id="{{ shop.name }}"{% if shop.plain %} class="plain"{% endif %}><h2>{{ shop.name }}</h2>
 <ul class="facts">{% for name, value in shop.facts %}<li><b>{{ value }}</b><span>{{ name }}</span></li>{% endfor %}</ul>
 {% for sentence in shop.red %}<div class="warning" role="alert">{{ sentence }}</div>{% endfor %}
-{% if shop.cautions %}<div class="warning caution">Worth less than a baseline:<ul class="plain">{% for sentence in shop.cautions %}<li>{{ sentence }}</li>
+{% if shop.cautions %}<div class="warning caution">Below a baseline:<ul class="plain">{% for sentence in shop.cautions %}<li>{{ sentence }}</li>
 {% endfor %}</ul></div>{% endif %}
 <h3>What each strategy found</h3><div class="tabs">
 {% for pane in shop.panes %}<input type="radio" name="{{ shop.name }}-slice" id="{{ shop.name }}-{{ pane.name }}"{{ ' checked' if pane.first
@@ -336,14 +336,14 @@ SHOP = """
 <div class="bar">{% for pane in shop.panes %}<label for="{{ shop.name }}-{{ pane.name }}">{{ pane.label }}</label>{% endfor %}</div>
 {% for pane in shop.panes %}<div class="pane"><p class="soft"><small>{{ pane.about }}</small></p>
 <div class="panel-card">{{ pane.table }}</div></div>{% endfor %}</div>
-{% if shop.layers %}<h3>Who filled the lists</h3><p class="soft"><small>Of the places served at k = 12: those of the strategy itself, those filled up with
- popularity (grey); what a mixture says itself is credited to the parts that proposed it, in equal shares.</small></p>
+{% if shop.layers %}<h3>Who filled the lists</h3><p class="soft"><small>Shares of the places served at k = 12: filled by the strategy itself, or filled up with
+ popularity (grey); the places of a mixture are credited to the parts that proposed the item, in equal shares.</small></p>
 <div class="panel-card">{{ shop.layers }}</div>{% endif %}
-{% if shop.details %}<h3>For whom, and for what</h3><p class="soft"><small>MAP@12 of the lists as given, by what is known of the user or of the item; for items
- only those of the slice count as right.</small></p>{% for part in shop.details %}<details><summary>by {{ part.label }}</summary>
+{% if shop.details %}<h3>For whom, and for what</h3><p class="soft"><small>MAP@12 of the lists as given, by what is known of the user or of the item; for items,
+ only those of the slice count as hits.</small></p>{% for part in shop.details %}<details><summary>by {{ part.label }}</summary>
 <div class="panel-card">{{ part.table }}</div></details>{% endfor %}{% endif %}
 {% if shop.looks %}<h3>What the lists are like</h3><p class="soft"><small>At k = 12, all users, lists as given. None of these is good or bad by itself: they say
- what kind of list a number was won with.</small></p><div class="panel-card">{{ shop.looks }}</div>{% endif %}
+ what kind of lists earned a number.</small></p><div class="panel-card">{{ shop.looks }}</div>{% endif %}
 {% if shop.charts %}<h3>How much a longer list finds</h3><div class="charts">{% for chart in shop.charts %}
 <div class="panel-card"><small class="soft">{{ chart.label }}</small>{{ chart.svg }}</div>{% endfor %}</div>{% endif %}
 {% if shop.cold %}<h3>New items only</h3><p class="soft"><small>{{ shop.cold_about }}</small></p><div class="panel-card">{{ shop.cold }}</div>{%
@@ -366,14 +366,14 @@ A green ring marks an item they really took.</small></p>
 # %% ../../nbs/82_evaluation.report.ipynb #5c9dd731
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head><body><main><h1>{{ title }}</h1>
-<p class="soft">Every strategy was asked the same: same users, same items, same k, same exclusions, same truth. Users without recommendations
- count 0;
-no fallback is mixed into a strategy's own number. Intervals hold 95 % of 1,000 draws of users, paired between strategies.</p>
+<p class="soft">Every strategy took the same test: the same users, items, k, exclusions and truth. Users without recommendations
+ count as 0;
+no fallback is mixed into a strategy's own number. Intervals are 95 % of 1,000 bootstrap draws of users, paired between strategies.</p>
 <ul class="facts">{% for name, value in facts %}<li><b>{{ value }}</b><span>{{ name }}</span></li>{% endfor %}</ul>
 <nav>{% for name in shops %}<a href="#{{ name }}">{{ name }}</a>{% endfor %}<a href="#sheet">definitions</a></nav>
 {% for section in sections %}{{ section }}{% endfor %}
-<section id="sheet"><h2>Definitions</h2><div class="panel-card"><table><thead><tr><th>metric</th><th class="left">above the line</th><th
- class="left">below it</th>
+<section id="sheet"><h2>Definitions</h2><div class="panel-card"><table><thead><tr><th>metric</th><th class="left">numerator</th><th
+ class="left">denominator</th>
 <th class="left">averaged over</th><th class="left">source</th></tr></thead><tbody>
 {% for line in definitions %}<tr><td>{{ line.metric }}</td><td class="left">{{
  line.formula }}</td>
@@ -394,7 +394,7 @@ COLUMNS = (("map", 12), ("recall", 12), ("recall", 100), ("ndcg", 12), ("mrr", 1
 ABOUT = {
     "all": "Everybody who took something after the cutoff.", "warm": "Users with an event before the cutoff.",
     "cold_users": "Users without any event before the cutoff: only what needs no history can answer.",
-    "cold_items": "Only items without an event before the cutoff count as right, ranked among all items; users who took one.",
+    "cold_items": "Only items without an event before the cutoff count as hits, ranked among all items; users who took one.",
     "served": "What a visitor would see: every list filled up to k with popularity, by the same rules, for every strategy alike.",
 }  # fmt: skip
 
