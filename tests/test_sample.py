@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from recsys.datasets.sample import GARMENTS, SILHOUETTES, SNAPSHOTS_MS, Look, draw_sample, picture
+from recsys.datasets.sample import SNAPSHOTS_MS, draw_sample
+from recsys.datasets.wardrobe import GARMENTS, SILHOUETTES, Look, picture
 from recsys.errors import SettingsError
 
 SIZES = {"customers": 1000, "articles": 600, "rr_visitors": 1000, "rr_events": 10_000}
