@@ -239,7 +239,8 @@ def test_a_list_made_ahead_is_not_given_to_who_wishes_another(large, wish):
 
 def test_rules_stand_above_a_list_made_ahead(large):
     ruled = Engine(load_bundle(large), {"": Rules.of({"at_most": {"category": 1}})})
-    assert all(len({card.category for card in reply.items}) == len(reply.items) for reply in [ruled.recommend(made.customer(1), k=5)])
+    items = ruled.recommend(made.customer(1), k=5).items
+    assert len({card.category for card in items}) == len(items) > 1
 
 
 def test_a_tower_rests_until_a_history_comes(large):
