@@ -177,7 +177,7 @@ def _few_users(run: Run) -> Iterator[str]:
         if "warm" in of and of["warm"]["value"] is not None and of["warm"].get("lo") is None:
             yield f"{shop}: too few users for intervals."
 
-
+# %% ../nbs/08_cards.ipynb #e28a02aa
 def _encoders(run: Run) -> Iterator[str]:
     fallen_back = {}
     for kind, step in (("images", "image_embeddings"), ("texts", "text_embeddings")):
@@ -218,7 +218,7 @@ def _steps(run: Run) -> Iterator[str]:
     if done < planned:
         yield f"{done} of {planned} steps are done (the run is {run.status}); what the others make is missing here."
 
-
+# %% ../nbs/08_cards.ipynb #54394a14
 LIMITS: Sequence[Callable[[Run], Iterator[str]]] = (_steps, _raw_data, _encoders, _without_vector, _missing_strategies, _few_users,
                                                       _nothing_found, _below_popularity)  # fmt: skip
 

@@ -126,7 +126,7 @@ class RunDiff:
     def _repr_html_(self) -> str:
         return self.page()._repr_html_()
 
-
+# %% ../nbs/07_compare.ipynb #a5222c1a
 SAME = "same artifact"
 
 
@@ -285,7 +285,7 @@ def _same(value: object, wanted: str) -> bool:
             return float(wanted) == value
     return shown(value) == wanted
 
-
+# %% ../nbs/07_compare.ipynb #9187fc23
 def listed(run: Run, measure: Measure = HEADLINE) -> Listed:
     "One line of the list; what is damaged has only a name."
     status = run.status

@@ -225,7 +225,7 @@ NEIGHBOURS: dict[str, type[NeighbourScorer]] = {kind.name: kind for kind in (Ite
 WHY_MISSING = "missing.json"  # shop -> strategy -> why the step could not fit it
 NOTHING_HAPPENED = "nothing happened before the cutoff"
 
-
+# %% ../nbs/70_recommend.ipynb #fcdbdff3
 def _neighbours(name: str, room: Room) -> Scorer | Missing:
     folder = _needs(room, "neighbours")
     missing = json.loads(path.read_text()) if (path := folder / WHY_MISSING).exists() else {}
@@ -260,7 +260,7 @@ def _als_tower(room: Room) -> Scorer | Missing:
     folder, als = _needs(room, "als_tower"), AlsScorer.load(_needs(room, "als_import"), room.interactions)
     return load_tower(folder, room.interactions, "als_tower", als.user_vectors, als.items.space)
 
-
+# %% ../nbs/70_recommend.ipynb #a09c1596
 def _fitted(kind: type[Scorer]) -> Callable[[Room], Scorer]:
     "A maker of a scorer that is fitted in no time."
     return lambda room: kind(**room.dials.get(kind.name, {})).fit(room.interactions, room.catalog)

@@ -57,7 +57,7 @@ class Rules:
             raise SettingsError(f"{where}: {unknown[0][:50]!r} is no rule; the rules are {', '.join(CHECKS)}")
         return cls(**{name: CHECKS[name](value, f"{where}.{name}") for name, value in said.items()})
 
-
+# %% ../nbs/71_rules.ipynb #701532b0
 def _shown(value: object) -> str:
     return f"{type(value).__name__} {str(value)[:50]!r}"
 

@@ -112,7 +112,7 @@ class Run:
 
         return f"<p>{self!r}</p>" + pd.DataFrame(self.record["steps"]).drop(columns="key", errors="ignore").to_html(index=False)
 
-
+# %% ../nbs/04_runs.ipynb #22221ebd
 READERS = {".parquet": ("read_parquet", {}), ".csv": ("read_csv", {}), ".json": ("read_json", {"precise_float": True})}  # of pandas
 
 

@@ -320,7 +320,7 @@ class Store:
         "Every finished artifact."
         return sorted(p.parent for p in self.root.glob(f"[!.]*/*/{MANIFEST}"))
 
-
+# %% ../nbs/03_store.ipynb #014a9e9b
 def measures(path: Path) -> dict[str, object]:
     "Rows and dims of a file, where its kind has them."
     if path.suffix == ".parquet":

@@ -116,7 +116,7 @@ class Catalog:
         with_image = np.flatnonzero(self.table["image"].notna())[:6]
         return f"<p>{html.escape(repr(self))}</p>" + (self.cards(with_image) if self.image_root and len(with_image) else self.table.head()._repr_html_())
 
-
+# %% ../../nbs/13_data.catalog.ipynb #cf152f75
 MAX_PIXELS = 64_000_000  # of a picture: above this a file is a mistake or a bomb: 8000 x 8000 needs 200 MB
 
 

@@ -72,7 +72,7 @@ def look(path: Path | str) -> Look:
         seen = reduce(operator.add, pool.map(partial(_look_at, path), edges, edges[1:]), Look())
     return replace(seen, bom=head.startswith(codecs.BOM_UTF8))
 
-
+# %% ../../nbs/10_data.lines.ipynb #11b6e16d
 def _edges(path: Path, n: int) -> list[int]:
     "Places that cut a file into up to n parts of whole lines: 0, where lines begin, its length."
     with open(path, "rb") as file:
@@ -185,7 +185,7 @@ def _length(lines: Sequence[bytes], n_fields: int) -> int:
             return n
     return 0
 
-
+# %% ../../nbs/10_data.lines.ipynb #99f5ae7d
 def set_aside(path: Path, copy: Path, n_fields: int) -> list[BadLine]:
     "Copy a csv with its bad lines blank and one kind of line end; returns the bad lines."
     bad: list[BadLine] = []

@@ -121,7 +121,7 @@ def written(path: Path) -> Path:
         raise MissingFileError(f"expected {path.name} in {path.parent}, found none; run the step that writes it")
     return path
 
-
+# %% ../../nbs/14_data.windows.ipynb #65033db7
 class Truth(NamedTuple):
     "What users then did: the items of row r are item_nums[indptr[r]:indptr[r + 1]]. A row is a user, or one next-item question of a session."
 
@@ -156,7 +156,7 @@ def window_interactions(inputs: Mapping[str, Path], dataset: str, window: str) -
     item_ids = pq.read_table(as_of(inputs["split"], "items", dataset, window), columns=["item_id"])["item_id"].to_numpy()
     return from_events(pa.concat_tables(tables), dataset, about["event_weights"], cutoffs.at(window), item_ids, cutoffs.time_unit)
 
-
+# %% ../../nbs/14_data.windows.ipynb #1dd34536
 def window_truth(inputs: Mapping[str, Path], dataset: str, window: str, interactions: Interactions) -> Truth:
     "What a window is judged by: the target events of valid or test, or every next item of their sessions."
     events = read_table(Path(inputs["split"]) / f"{JUDGES[window]}_{dataset}.parquet", EVENTS)
@@ -186,7 +186,7 @@ def session_truth(events: pa.Table, interactions: Interactions) -> Truth:
     user_ids, item_nums = sessions.users.ids[asked.rows], sessions.past.item_nums[asked.places].astype(np.int64)
     return Truth(user_ids, np.arange(len(item_nums) + 1), item_nums, asked.past)
 
-
+# %% ../../nbs/14_data.windows.ipynb #17144ecd
 def step_folder(inputs: Mapping[str, Path], step: str, window: str) -> Path:
     "The folder of a windowed step: `<step>.select` where the select window is asked and it is there, else `<step>`."
     keys = [f"{step}.select", step] if window == "select" else [step]
@@ -217,7 +217,7 @@ def newest_event(path: Path) -> int:
     groups = [about.metadata.row_group(n).column(column) for n in range(about.metadata.num_row_groups)]
     return max((pa.scalar(group.statistics.max, EVENTS.field("ts").type).cast(pa.int64()).as_py() for group in groups), default=NEVER)
 
-
+# %% ../../nbs/14_data.windows.ipynb #b28aa7bf
 def window_catalog(inputs: Mapping[str, Path], dataset: str, window: str, interactions: Interactions) -> Catalog:
     "The catalog as of the window's cutoff: the last price paid before it stands where one was paid."
     path = as_of(inputs["split"], "items", dataset, window)

@@ -122,7 +122,7 @@ class Scorer:
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.name} on {self.interactions.dataset}" if hasattr(self, "interactions") else f"{type(self).__name__} (not fitted)"
 
-
+# %% ../../nbs/60_scorers.base.ipynb #23e09b04
 def contains(
     table: csr_array,  # (Q, I), canonical
     nums: np.ndarray,  # (Q, K) item nums, -1 = nothing
