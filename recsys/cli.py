@@ -263,7 +263,7 @@ def _facts(summary: dict) -> list[str]:
         elif isinstance(value, int) and not isinstance(value, bool):
             shown.append(f"{name} {value:,}")
         elif isinstance(value, float) or (isinstance(value, str) and len(value) < 40):
-            shown.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+            shown.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{'because' if name == 'why' else name} {value}")
     return shown
 
 

@@ -162,9 +162,10 @@ def load_settings(
     profiles = read_profiles(path)
     if profile not in profiles:
         raise SettingsError(f"unknown profile {profile!r}; {Path(path).name} has {', '.join(profiles)}")
-    home = Path(path).parent
-    values = {key: str(home / text) if key in PATHS else text for key, text in profiles[profile].items() if text}
-    return make_settings(values | dict(overrides or {}), f"profile {profile}")
+    home, given = Path(path).parent, dict(overrides or {})
+    values = {key: str(home / Path(text).expanduser()) if key in PATHS else text for key, text in profiles[profile].items() if text}
+    given = {key: str(Path(text).expanduser()) if key in PATHS and text else text for key, text in given.items()}  # no shell expands ~ behind key=
+    return make_settings(values | given, f"profile {profile}")
 
 
 def parse_sets(pairs: list[str]) -> dict[str, str]:
