@@ -1589,6 +1589,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'recsys.runs.Run': ('runs.html#run', 'recsys/runs.py'),
                              'recsys.runs.Run.__repr__': ('runs.html#run.__repr__', 'recsys/runs.py'),
                              'recsys.runs.Run._repr_html_': ('runs.html#run._repr_html_', 'recsys/runs.py'),
+                             'recsys.runs.Run._who_has': ('runs.html#run._who_has', 'recsys/runs.py'),
                              'recsys.runs.Run.artifact': ('runs.html#run.artifact', 'recsys/runs.py'),
                              'recsys.runs.Run.artifacts': ('runs.html#run.artifacts', 'recsys/runs.py'),
                              'recsys.runs.Run.lock': ('runs.html#run.lock', 'recsys/runs.py'),

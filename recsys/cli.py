@@ -159,7 +159,7 @@ def _forecast(settings, anyway: bool):
     from recsys.forecast import fits, forecast_for
 
     if (expected := forecast_for(settings)) is not None:
-        console.print(f"forecast: {expected}; less where the store has it already", highlight=False, soft_wrap=True)
+        console.print(f"forecast: {expected}; less for what is in the store already", highlight=False, soft_wrap=True)
         if not anyway:
             fits(expected)
     return expected

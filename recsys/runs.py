@@ -82,9 +82,15 @@ class Run:
         "The verified artifact folder of a step."
         made = self.artifacts()
         if name not in made:
-            raise ArtifactError(f"run {self.name} has no artifact {name!r}, only {', '.join(made) or 'none'}; run it with --from {name}")
+            raise ArtifactError(f"run {self.name} ({self.status}) has no artifact {name!r}, only {', '.join(made) or 'none'}; {self._who_has(name)}")
         verify(made[name])
         return made[name]
+
+    def _who_has(self, name: str) -> str:
+        "Where to turn for an artifact that is not here."
+        profile = self.folder.parent.name
+        others = [run.name for run in list_runs(self.folder.parent.parent, profile) if run.status != "damaged" and name in run.artifacts()]
+        return f"{others[-1]} has it" if others else f"`recsys run {profile}` makes it"
 
     def table(
         self,
