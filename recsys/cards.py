@@ -125,7 +125,7 @@ def metric_parts(run: Run) -> list[Part]:
         names = dict.fromkeys(strategy for strategy, _ in mine)
         table = tuple((name, *[_cell(mine.get((name, metric)), best[metric]) for metric, _ in METRICS]) for name in names)
         users = next(iter(mine.values()))["n_users"]
-        about = f"{users:,} warm users; in brackets what holds 95 % of 1,000 draws of users."
+        about = f"{users:,} warm users; in brackets 95 % of 1,000 bootstrap draws of users."
         parts.append(Part(f"Metrics of {shop}", (about,), ("strategy", *[f"{metric}@{k}" for metric, k in METRICS]), table))
     return parts
 

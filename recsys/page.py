@@ -156,7 +156,7 @@ def _rich_table(part: Part, places: Sequence[int]) -> Table:
     "Some of its columns."
     table, cells, numeric = Table(box=None, header_style="dim", pad_edge=False), part.cells, part.numeric
     for place in places:
-        table.add_column(Text(part.columns[place]), justify="right" if numeric[place] else "left", no_wrap=numeric[place])
+        table.add_column(Text(part.columns[place]), justify="right" if numeric[place] else "left", no_wrap=numeric[place], overflow="fold")
     for row in cells:
         table.add_row(*[Text(row[place].text, style=_RICH.get(row[place].mark, "")) for place in places])
     return table
