@@ -84,7 +84,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'recsys.api.main.small_jpeg': ('api.main.html#small_jpeg', 'recsys/api/main.py'),
                                  'recsys.api.main.why': ('api.main.html#why', 'recsys/api/main.py')},
             'recsys.cards': { 'recsys.cards._at': ('cards.html#_at', 'recsys/cards.py'),
-                              'recsys.cards._below_popularity': ('cards.html#_below_popularity', 'recsys/cards.py'),
+                              'recsys.cards._below_baselines': ('cards.html#_below_baselines', 'recsys/cards.py'),
                               'recsys.cards._cell': ('cards.html#_cell', 'recsys/cards.py'),
                               'recsys.cards._dials': ('cards.html#_dials', 'recsys/cards.py'),
                               'recsys.cards._encoders': ('cards.html#_encoders', 'recsys/cards.py'),
