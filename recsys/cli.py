@@ -363,7 +363,7 @@ def doctor(settings_file: Ini = Path("settings.ini")) -> None:
         row("Spark (engine=spark, als_engine=spark)", False, str(problem))
     for encoder in ("ViT-B-32/laion2b_s34b_b79k", "offline"):
         fine, reason = encoder_available(encoder)
-        row(f"encoder {encoder}", fine, reason)
+        row(f"encoder {encoder}", fine, f"{reason}; encoder=offline does without" if encoder != "offline" else reason)
     for profile in read_profiles(settings_file):
         values = load_settings(profile, path=settings_file)
         for name in SOURCES:
