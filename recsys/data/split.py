@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .engine import Engine, in_total_order
+from .ids import distinct
 from .schema import EVENT_KINDS, EVENTS, ITEMS, check_table, read_table
 from .sessions import Rules, as_sessions, askable, ends
 from .windows import JUDGES, LEARNS, PARTS, TIMED, Cutoffs, find_cutoffs, span, written
@@ -167,7 +168,7 @@ def split_shop(
 def _asked(out: Path, dataset: str, window: str) -> dict[str, int]:
     "How many next-item questions a window asks, and which events of its sessions were left out."
     read = lambda part, columns: read_table(out / f"{part}_{dataset}.parquet", EVENTS, columns)
-    known = np.unique(np.concatenate([read(part, ["item_id"])["item_id"].to_numpy() for part in LEARNS[window]]))
+    known = distinct(np.concatenate([read(part, ["item_id"])["item_id"].to_numpy() for part in LEARNS[window]]))
     left, out_of_it = askable(read(JUDGES[window], None), known)
     if not len(left):
         raise SchemaError(f"{dataset}: {JUDGES[window]} should hold sessions of two items that were seen before it, got none; change test_days or valid_days, "

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ..data.catalog import Catalog, as_of
+from ..data.ids import distinct
 from ..data.interactions import Interactions, Queries
 from .base import VectorScorer
 from ..vectors.index import read_beside, refuse_other
@@ -38,9 +39,9 @@ def event_weights(
 def history_vectors(queries: Queries, item_vectors: np.ndarray, half_life_days: float = HALF_LIFE_DAYS) -> np.ndarray:
     "(Q, d) unit vectors of the histories, NaN where no event has a vector."
     past, weights = queries.past, event_weights(queries, item_vectors, half_life_days)
-    used = np.unique(past.item_nums)  # of a large catalogue a few queries touch little
+    used = distinct(past.item_nums)  # of a large catalogue a few queries touch little
     places = csr_array((weights, np.searchsorted(used, past.item_nums), past.indptr), shape=(len(queries), len(used)))
-    summed = places @ np.nan_to_num(item_vectors[used]) if len(used) else np.zeros((len(queries), item_vectors.shape[1]), dtype=np.float32)
+    summed = places @ np.nan_to_num(item_vectors[used], copy=False) if len(used) else np.zeros((len(queries), item_vectors.shape[1]), dtype=np.float32)
     vectors = unit_rows(summed.astype(np.float32))
     vectors[~np.any(summed != 0, axis=1)] = np.nan
     return vectors
