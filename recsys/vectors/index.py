@@ -201,8 +201,10 @@ def _settled(nums: np.ndarray, scores: np.ndarray, best_is_high: bool) -> Neares
     "Best first; equal scores by row num, so that runs agree; NaN beside a -1."
     scores = np.where(nums < 0, np.float32(np.nan), scores)
     key = np.where(nums < 0, np.inf, -scores if best_is_high else scores)
-    order = np.lexsort((nums, key), axis=1)
-    return Nearest(np.take_along_axis(nums, order, axis=1), np.take_along_axis(scores, order, axis=1))
+    rows = np.flatnonzero((key[:, 1:] <= key[:, :-1]).any(axis=1))  # FAISS sorts by score: only ties are left to settle
+    order = rows[:, None], np.lexsort((nums[rows], key[rows]), axis=1)
+    nums[rows], scores[rows] = nums[order], scores[order]
+    return Nearest(nums, scores)
 
 # %% ../../nbs/31_vectors.index.ipynb #3fca6cf2
 def nearest(
