@@ -40,9 +40,7 @@ class NeighbourScorer(SparseScorer):
         return self
 
     def stored(self, queries: Queries) -> csr_array:
-        scores = faded(queries, self.interactions.n_items, self.half_life_days, self.decay) @ self.table
-        scores.sort_indices()
-        return scores
+        return faded(queries, self.interactions.n_items, self.half_life_days, self.decay) @ self.table
 
     def save(self, folder: Path | str) -> None:
         "Write the table as `<name>_<shop>.safetensors`, with the dials beside it."

@@ -39,7 +39,7 @@ class SparseScorer(Scorer):
     "A scorer that speaks about few items of each query; about all others it cannot say."
 
     def stored(self, queries: Queries) -> csr_array:
-        "(Q, I) float32 scores, columns ascending; what is not stored, or not above 0, is NaN."
+        "(Q, I) float32 scores; what is not stored, or not above 0, is NaN."
         raise NotImplementedError(f"{type(self).__name__} needs `stored`")
 
     def stored_of(self, queries: Queries) -> csr_array:
@@ -53,8 +53,8 @@ class SparseScorer(Scorer):
         return np.where(scores > 0, scores, np.float32(np.nan))
 
     def pairs(self, queries: Queries, nums: np.ndarray) -> np.ndarray:
-        stored = self.stored_of(queries)
-        width = self.interactions.n_items
+        stored, width = self.stored_of(queries), self.interactions.n_items
+        stored.sort_indices()
         keys = np.repeat(np.arange(len(queries)), np.diff(stored.indptr)) * width + stored.indices
         asked = np.arange(len(queries))[:, None] * width + np.maximum(nums, 0)
         places = np.minimum(np.searchsorted(keys, asked), max(len(keys) - 1, 0))
@@ -71,15 +71,15 @@ class SparseScorer(Scorer):
 def best_stored(scores: csr_array, k: int, allowed: np.ndarray | None = None, exclude: csr_array | None = None) -> TopK:
     "The k best stored entries of each row; ties go to the lower item."
     n, width = scores.shape
-    rows, nums, values = np.repeat(np.arange(n), np.diff(scores.indptr)), scores.indices.astype(np.int64), scores.data
-    keep = values > 0
-    if allowed is not None:
-        keep &= allowed[nums]
+    values = scores.data if allowed is None else np.where(allowed[scores.indices], scores.data, 0)
+    spare = 0 if exclude is None else np.diff(exclude.indptr)  # so many may have to be left out again
+    least = _least_of_best(values, scores.indptr, k + spare)
+    kept = np.flatnonzero((values > 0) & (values >= np.repeat(least, np.diff(scores.indptr))))
+    rows, nums, values = np.searchsorted(scores.indptr, kept, side="right") - 1, scores.indices[kept].astype(np.int64), values[kept]
     if exclude is not None:
         taken = exclude.tocoo()
-        keep &= ~np.isin(rows * width + nums, taken.row.astype(np.int64) * width + taken.col)
-    keep[keep] &= values[keep] >= _least_of_best(rows[keep], values[keep], n, k)[rows[keep]]
-    rows, nums, values = rows[keep], nums[keep], values[keep]
+        free = ~np.isin(rows * width + nums, taken.row.astype(np.int64) * width + taken.col)
+        rows, nums, values = rows[free], nums[free], values[free]
     order = np.lexsort((nums, -values, rows))
     rows, nums, values = rows[order], nums[order], values[order]
     place = np.arange(len(rows)) - np.searchsorted(rows, np.arange(n))[rows]  # position within its row
@@ -89,16 +89,13 @@ def best_stored(scores: csr_array, k: int, allowed: np.ndarray | None = None, ex
     return top
 
 
-def _least_of_best(rows: np.ndarray, values: np.ndarray, n: int, k: int) -> np.ndarray:
-    "(n,) the k-th largest value of each row, 0 where there are fewer: what lies below need not be sorted."
-    lengths = np.bincount(rows, minlength=n)
-    width = lengths.max(initial=0)
-    if width <= k:
-        return np.zeros(n, dtype=values.dtype)
-    table = np.zeros((n, width), dtype=values.dtype)
-    table[rows, np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = values
-    table.partition(width - k, axis=1)
-    return table[:, width - k]
+def _least_of_best(values: np.ndarray, indptr: np.ndarray, wanted: int | np.ndarray) -> np.ndarray:  # wanted: of all rows, or (n,) of each
+    "(n,) the last of the wanted largest values of each row, 0 where there are fewer: what lies below need not be sorted."
+    lengths, least = np.diff(indptr), np.zeros(len(indptr) - 1, dtype=values.dtype)
+    place = lengths - wanted
+    for row in np.flatnonzero(place > 0):
+        least[row] = np.partition(values[indptr[row] : indptr[row + 1]], place[row])[place[row]]
+    return least
 
 # %% ../../nbs/62_scorers.repurchase.ipynb #8229c866
 class RepurchaseScorer(SparseScorer):
