@@ -1,10 +1,13 @@
 "Metrics equal an independent library on random cases, and what a person counts on hand-made ones."
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judged_shop import Flat, make_shop
+from scipy.sparse import csr_array
 from scipy.stats import binom
 
 from recsys.errors import SchemaError
@@ -15,13 +18,15 @@ from recsys.evaluation.metrics import (
     METRICS,
     beyond,
     conventions,
-    coverage,
     gini,
     hits,
+    item_coverage,
     item_facts,
     per_user,
     recall,
     targets_of,
+    times_shown,
+    user_coverage,
 )
 from recsys.scorers.base import VectorScorer, best, contains
 from recsys.scorers.hybrid import HybridScorer
@@ -121,6 +126,16 @@ def test_contains_knows_row_from_row():
     assert not contains(targets_of([], [], (2, 9)), np.array([[1], [2]])).any()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.integers(1, 12), st.sampled_from([1, 20, 50, 4_000_000]))
+@settings(max_examples=40, deadline=None)
+def test_contains_is_the_same_in_blocks_of_any_size(seed, n, n_items, marked):
+    rng = np.random.default_rng(seed)
+    table, nums = csr_array(rng.random((n, n_items)) < 0.3), rng.integers(-1, n_items, (n, 7))
+    with patch("recsys.scorers.base.MARKED", marked):
+        found = contains(table, nums)
+    np.testing.assert_array_equal(found, np.where(nums < 0, False, np.take_along_axis(table.toarray(), np.maximum(nums, 0), axis=1)))
+
+
 @pytest.mark.parametrize("nums", [np.array([[1, 1]]), np.array([[1], [2]])])
 def test_repeated_items_and_missing_targets_are_refused(nums):
     with pytest.raises(SchemaError):
@@ -128,8 +143,9 @@ def test_repeated_items_and_missing_targets_are_refused(nums):
 
 
 def test_coverage_counts_users_and_items():
-    assert coverage(np.array([[0, 1], [1, -1], [-1, -1]]), 1, 4) == (2 / 3, 2 / 4)
-    assert coverage(np.zeros((0, 3), int), 3, 4) == (0.0, 0.0)
+    nums = np.array([[0, 1], [1, -1], [-1, -1]])
+    assert user_coverage(nums, 1) == 2 / 3 and [item_coverage(each, 5) for each in times_shown(nums[1:], [1, 2], 4)] == [1 / 5, 1 / 5]
+    assert user_coverage(np.zeros((0, 3), int), 3) == item_coverage(times_shown(np.zeros((0, 3), int), [3], 4)[0], 4) == 0
 
 
 def test_every_metric_is_on_the_sheet():
@@ -163,7 +179,8 @@ def slow_beyond(rows: list[list[int]], k: int, buyers, n_users: int, vectors, al
     popular = set(sorted(range(len(buyers)), key=lambda num: (-buyers[num], num))[:n_popular])
     places = [(user, num) for user, row in enumerate(shown) for num in row]
     share = lambda right: sum(right) / len(places) if places else np.nan
-    return {"novelty": np.mean(news) if news else np.nan, "ild": np.mean(spread) if spread else np.nan, "gini": apart,
+    return {"user_coverage": np.mean([bool(row) for row in shown]), "item_coverage": len({num for row in shown for num in row}) / allowed.sum(),
+            "novelty": np.mean(news) if news else np.nan, "ild": np.mean(spread) if spread else np.nan, "gini": apart,
             "popularity_share": share([num in popular for _, num in places]),
             "repeat_share": share([num in had[user] for user, num in places])}  # fmt: skip
 
@@ -186,23 +203,26 @@ def test_all_metrics_equal_plain_loops(seed, n_users, n_items, k):
         if packed == row[: len(packed)]:  # what a scorer gives: -1 only behind
             assert {name: ours[name, k][user] for name in METRICS} == pytest.approx(slow_metrics(row, sets[user], k), abs=1e-12)
     owned = [set(had[[user]].indices.tolist()) for user in range(n_users)]
-    told = beyond(nums, k, item_facts(buyers, n_users, vectors), allowed, contains(had, nums))
-    assert told == pytest.approx(slow_beyond(nums.tolist(), k, buyers, n_users, vectors, allowed, owned), abs=1e-5, nan_ok=True)
+    told = beyond(nums, [1, 2, k + 2], item_facts(buyers, n_users, vectors), allowed, contains(had, nums))
+    for each in (1, 2, k + 2):
+        plain = slow_beyond(nums.tolist(), each, buyers, n_users, vectors, allowed, owned)
+        assert {name: told[name, each] for name in plain} == pytest.approx(plain, abs=1e-5, nan_ok=True)
 
 
 def test_beyond_being_right_by_hand():
     "Four users; item 0 was had by all four, item 1 by one, item 2 by none; items 0 and 1 look the same."
     facts = item_facts(np.array([4, 1, 0]), 4, np.array([[1, 0], [2, 0], [0, 1]], np.float32))
     nums, had = np.array([[0, 1], [0, 2], [0, -1], [-1, -1]]), np.array([[True, False], [False, False], [True, False], [True, True]])
-    told = beyond(nums, 2, facts, np.ones(3, dtype=bool), had)
+    told = beyond(nums, [2], facts, np.ones(3, dtype=bool), had)
     expected = {"novelty": np.mean([1, 1.5, 0]), "ild": 0.5, "gini": 4 / 15, "popularity_share": 3 / 5, "repeat_share": 2 / 5}
-    assert told == pytest.approx(expected, abs=1e-7)
-    assert all(np.isnan(value) for value in beyond(np.full((2, 3), -1), 3, facts, np.ones(3, dtype=bool), np.zeros((2, 3), dtype=bool)).values())
+    assert {name: told[name, 2] for name in BEYOND} == pytest.approx(expected, abs=1e-7)
+    silent = beyond(np.full((2, 3), -1), [1, 3], facts, np.ones(3, dtype=bool), np.zeros((2, 3), dtype=bool))
+    assert all(np.isnan(silent[name, k]) for name in BEYOND for k in (1, 3))
 
 
 def test_diversity_is_not_asked_where_there_are_no_vectors():
-    told = beyond(np.array([[0, 1]]), 2, item_facts(np.array([1, 1]), 1), np.ones(2, dtype=bool), np.zeros((1, 2), dtype=bool))
-    assert np.isnan(told["ild"]) and told["gini"] == 0
+    told = beyond(np.array([[0, 1]]), [2], item_facts(np.array([1, 1]), 1), np.ones(2, dtype=bool), np.zeros((1, 2), dtype=bool))
+    assert np.isnan(told["ild", 2]) and told["gini", 2] == 0
 
 
 def test_gini_knows_its_ends():
@@ -286,3 +306,18 @@ def test_a_row_of_zeros_does_not_rank_the_target_first():
     assert (best_stored(queries.matrix(SHOP.n_items) * 0, 10).nums == -1).all()
     zero = Zeros().fit(SHOP).top_k(queries, 10, allowed=np.arange(SHOP.n_items) >= 50)
     assert (zero.nums == np.arange(50, 60)).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 30), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_the_best_stored_are_the_best_of_all(seed, n, n_items, k):
+    "Few different values, so that the last place is often shared; some items forbidden, some excluded."
+    rng = np.random.default_rng(seed)
+    said, allowed, out = rng.integers(0, 4, (n, n_items)), rng.random(n_items) < 0.8, rng.random((n, n_items)) < 0.2
+    scores, told = csr_array(said.astype(np.float32)), best_stored(csr_array(said.astype(np.float32)), k, allowed, csr_array(out))
+    scores.indices, scores.data = scores.indices[::-1].copy(), scores.data[::-1].copy()  # of one row: columns in no order
+    wanted = best(np.where((said > 0) & allowed & ~out, said, np.nan).astype(np.float32), k)
+    np.testing.assert_array_equal(told.nums, wanted.nums)
+    np.testing.assert_array_equal(told.scores, wanted.scores)
+    if n == 1:
+        np.testing.assert_array_equal(best_stored(scores, k, allowed, csr_array(out)).nums, wanted.nums)

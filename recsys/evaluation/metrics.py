@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['METRICS', 'COVERAGES', 'MOST_SOLD', 'BEYOND', 'ILD_LISTS', 'DEFINITIONS', 'TIES', 'CONVENTIONS', 'targets_of', 'Hits',
            'hits', 'hit_rate', 'recall', 'precision', 'average_precision', 'reciprocal_rank', 'ndcg', 'per_user',
-           'times_shown', 'coverage', 'gini', 'ItemFacts', 'item_facts', 'novelty', 'ild', 'shown_share', 'beyond',
-           'Definition', 'Convention', 'conventions']
+           'times_shown', 'user_coverage', 'item_coverage', 'gini', 'ItemFacts', 'item_facts', 'novelty', 'ild',
+           'beyond', 'Definition', 'Convention', 'conventions']
 
 # %% ../../nbs/80_evaluation.metrics.ipynb #7ed738de
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -98,28 +99,31 @@ METRICS: dict[str, Callable[[Hits, int], np.ndarray]] = {
 }  # fmt: skip
 
 
-def per_user(found: Hits, ks: Sequence[int]) -> dict[tuple[str, int], np.ndarray]:
-    "(Q,) values of every metric at every k."
-    return {(name, k): metric(found, k) for name, metric in METRICS.items() for k in ks}
+def per_user(found: Hits, ks: Sequence[int], metrics: Sequence[str] = tuple(METRICS)) -> dict[tuple[str, int], np.ndarray]:
+    "(Q,) values of every metric at every k; who has no hit at all is 0 in each, and not counted."
+    rows, values = np.flatnonzero(found.marks.any(axis=1)), {(name, k): np.zeros(len(found.marks)) for name in metrics for k in ks}
+    having = Hits(found.marks[rows], found.n_targets[rows])
+    for (name, k), each in values.items():
+        each[rows] = METRICS[name](having, k)
+    return values
 
 # %% ../../nbs/80_evaluation.metrics.ipynb #98682c37
 COVERAGES = ("user_coverage", "item_coverage")
 
 
-def times_shown(nums: np.ndarray, k: int, n_items: int) -> np.ndarray:
-    "(I,) in how many of the (Q, K) lists each item stands among the first k."
-    shown = nums[:, :k]
-    return np.bincount(shown[shown >= 0], minlength=n_items)
+def times_shown(nums: np.ndarray, ks: Sequence[int], n_items: int) -> np.ndarray:  # ks ascending
+    "(ks, I) in how many of the (Q, K) lists each item stands among the first k."
+    return np.cumsum([np.bincount(nums[:, start:k].ravel() + 1, minlength=n_items + 1)[1:] for start, k in pairwise((0, *ks))], axis=0)
 
 
-def coverage(
-    nums: np.ndarray,  # (Q, K) lists
-    k: int,
-    n_allowed: int,  # items that could have been recommended
-) -> tuple[float, float]:
-    "Share of users with at least one recommendation; share of the allowed items that stand in any list."
-    users = float((nums[:, :k] >= 0).any(axis=1).mean()) if len(nums) else 0.0
-    return users, np.count_nonzero(times_shown(nums, k, 0)) / max(1, n_allowed)
+def user_coverage(nums: np.ndarray, k: int) -> float:
+    "Share of the (Q, K) lists with at least one recommendation among the first k."
+    return float((nums[:, :k] >= 0).any(axis=1).mean()) if len(nums) else 0.0
+
+
+def item_coverage(counts: np.ndarray, n_allowed: int) -> float:
+    "Share of the items that could have been recommended that stand in any list, by how often each is shown."
+    return np.count_nonzero(counts) / max(1, n_allowed)
 
 
 def gini(counts: np.ndarray) -> float:
@@ -155,27 +159,25 @@ def item_facts(
     return ItemFacts(bits, popular, vectors / np.where(lengths > 0, lengths, np.float32(np.nan)))
 
 # %% ../../nbs/80_evaluation.metrics.ipynb #1cb56b42
-def novelty(nums: np.ndarray, bits: np.ndarray, k: int) -> np.ndarray:
-    "(Q,) mean self-information of the items shown; NaN without any."  # Castells, Vargas & Wang 2011
-    shown = nums[:, :k] >= 0
-    n = shown.sum(axis=1)
-    return np.where(n > 0, np.where(shown, bits[nums[:, :k]], 0).sum(axis=1) / np.maximum(n, 1), np.nan)
+def novelty(nums: np.ndarray, bits: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    "(ks, Q) mean self-information of the first k items; NaN without any."  # Castells, Vargas & Wang 2011
+    told, shown = np.append(bits, 0)[nums], nums >= 0  # -1 tells nothing
+    n = [shown[:, :k].sum(axis=1) for k in ks]
+    return np.stack([told[:, :k].sum(axis=1) / np.where(each > 0, each, np.nan) for k, each in zip(ks, n, strict=True)])
 
 
-def ild(nums: np.ndarray, units: np.ndarray, k: int) -> np.ndarray:
-    "(Q,) mean of 1 - cosine over the pairs of items shown; NaN where fewer than two have a vector."  # Ziegler et al. 2005
-    shown = nums[:, :k]
-    known = (shown >= 0) & np.isfinite(units[shown, 0])
-    n = known.sum(axis=1)
-    picked = csr_array((np.ones(n.sum(), np.float32), shown[known], np.concatenate([[0], np.cumsum(n)])), shape=(len(nums), len(units)))
-    lengths = ((picked @ units).astype(np.float64) ** 2).sum(axis=1)  # |sum|^2 = n + the cosines of all ordered pairs
-    return 1 - (lengths - n) / np.where(n > 1, n * (n - 1), np.nan)
-
-
-def shown_share(nums: np.ndarray, marks: np.ndarray, k: int) -> float:
-    "Share of the places shown that are marked in (Q, K) `marks`; NaN where nothing is shown."
-    shown = nums[:, :k] >= 0
-    return float((marks[:, :k] & shown).sum() / shown.sum()) if shown.any() else float("nan")
+def ild(nums: np.ndarray, units: np.ndarray, ks: Sequence[int]) -> np.ndarray:  # ks ascending
+    "(ks, Q) mean of 1 - cosine over the pairs of the first k items; NaN where fewer than two have a vector."  # Ziegler et al. 2005
+    known, n, found = (nums >= 0) & np.isfinite(units[nums, 0]), np.zeros(len(nums), np.int64), []
+    sums = np.zeros((len(nums), units.shape[1]), dtype=np.float32)
+    for start, k in pairwise((0, *ks)):
+        more = known[:, start:k]
+        ends = np.r_[0, np.cumsum(more.sum(axis=1))]
+        sums += csr_array((np.ones(ends[-1], np.float32), nums[:, start:k][more], ends), shape=(len(nums), len(units))) @ units
+        n = n + np.diff(ends)
+        lengths = (sums.astype(np.float64) ** 2).sum(axis=1)  # |sum|^2 = n + the cosines of all ordered pairs
+        found.append(1 - (lengths - n) / np.where(n > 1, n * (n - 1), np.nan))
+    return np.stack(found)
 
 # %% ../../nbs/80_evaluation.metrics.ipynb #8367db6b
 BEYOND = ("novelty", "ild", "gini", "popularity_share", "repeat_share")
@@ -184,16 +186,21 @@ ILD_LISTS = 2_000
 
 def beyond(
     nums: np.ndarray,  # (Q, K) lists
-    k: int,
+    ks: Sequence[int],  # ascending
     facts: ItemFacts,
     allowed: np.ndarray,  # (I,) bool
     had: np.ndarray,  # (Q, K) bool: the user had this item before
-) -> dict[str, float]:
-    "What the lists show, whether right or not; NaN where it cannot be said."
+) -> dict[tuple[str, int], float]:
+    "What the lists cover and show at every k, whether right or not; NaN where it cannot be said."
+    counts, again, n_allowed = times_shown(nums, ks, len(allowed)), had & (nums >= 0), int(allowed.sum())
+    places = np.where(counts.any(axis=1), counts.sum(axis=1), np.nan)
     looked = np.unique(np.linspace(0, len(nums) - 1, min(len(nums), ILD_LISTS)).astype(np.int64))
-    spread = np.full(1, np.nan) if facts.units is None else ild(nums[looked], facts.units, k)
-    return {"novelty": _known_mean(novelty(nums, facts.bits, k)), "ild": _known_mean(spread), "gini": gini(times_shown(nums, k, len(allowed))[allowed]),
-            "popularity_share": shown_share(nums, facts.popular[nums], k), "repeat_share": shown_share(nums, had, k)}  # fmt: skip
+    spread = np.full((len(ks), 1), np.nan) if facts.units is None else ild(nums[looked], facts.units, ks)
+    told = {"user_coverage": [user_coverage(nums, k) for k in ks], "item_coverage": [item_coverage(each, n_allowed) for each in counts],
+            "novelty": [_known_mean(each) for each in novelty(nums, facts.bits, ks)], "ild": [_known_mean(each) for each in spread],
+            "gini": [gini(each[allowed]) for each in counts], "popularity_share": counts[:, facts.popular].sum(axis=1) / places,
+            "repeat_share": np.array([np.count_nonzero(again[:, :k]) for k in ks]) / places}  # fmt: skip
+    return {(name, k): float(value) for name in (*COVERAGES, *BEYOND) for k, value in zip(ks, told[name], strict=True)}
 
 
 def _known_mean(values: np.ndarray) -> float:

@@ -23,13 +23,14 @@ from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from ..data.catalog import Catalog
+from ..data.ids import distinct
 from ..data.interactions import NEVER, Histories, Interactions, Queries
 from ..data.schema import DAY_MS
 from ..errors import SchemaError, StrategyError
-from .metrics import BEYOND, COVERAGES, METRICS, Hits, ItemFacts, beyond, coverage, hits, item_facts, per_user, targets_of
+from .metrics import BEYOND, COVERAGES, METRICS, Hits, ItemFacts, beyond, hits, item_facts, per_user, targets_of
 from .slices import Labels, Slice, item_slice, slices_by, ways
 from ..recommend import exclusion, in_turn, side_by_side
-from ..scorers.base import Missing, Scorer, TopK, best, contains, places_in
+from ..scorers.base import Missing, Scorer, TopK, best, contains
 from ..scorers.hybrid import Mixer, ask_all
 from ..scorers.segment_popularity import Segments
 
@@ -113,7 +114,7 @@ def buyers_of(past: Histories, n_items: int) -> np.ndarray:
     while rows < len(past.indptr) - 1:
         begin = past.indptr[rows]
         end = max(rows + 1, int(np.searchsorted(past.indptr, begin + EVENTS_AT_ONCE, side="right")) - 1)
-        keys = np.unique(np.repeat(np.arange(end - rows), np.diff(past.indptr[rows : end + 1])) * n_items + past.item_nums[begin : past.indptr[end]])
+        keys = distinct(np.repeat(np.arange(end - rows), np.diff(past.indptr[rows : end + 1])) * n_items + past.item_nums[begin : past.indptr[end]])
         counts += np.bincount(keys % n_items, minlength=n_items)
         rows = end
     return counts
@@ -165,7 +166,8 @@ def stands_in(
     others: np.ndarray,  # (Q, M)
 ) -> np.ndarray:
     "(Q, K) bool: does this item stand in the same row of the others?"
-    return np.isfinite(places_in(others, nums))
+    there, width = others >= 0, int(max(others.max(initial=0), nums.max(initial=0))) + 1
+    return contains(csr_array((there[there], others[there], np.r_[0, np.cumsum(there.sum(axis=1))]), shape=(len(others), width)), nums)
 
 
 def filled(
@@ -235,6 +237,7 @@ def draw_means(
     "(n_draws, C) means of the columns over users drawn again with replacement; the same users for all columns."
     sums, sizes = _summed(values, groups)
     rng, n = np.random.default_rng(seed), len(sums)
+    sums = _rounded(sums, n)
     means, step = np.empty((n_draws, values.shape[1])), max(1, min(50, DRAWN_AT_ONCE // n))
     for start in range(0, n_draws, step):
         step = min(step, n_draws - start)
@@ -243,6 +246,13 @@ def draw_means(
     return means
 
 # %% ../../nbs/81_evaluation.protocol.ipynb #4f18f24f
+def _rounded(sums: np.ndarray, n: int) -> np.ndarray:
+    "The (G, C) sums, rounded by column so finely that any n of a column add up exactly: to the same number in any order, on any processor."
+    most = n * np.abs(sums).max(axis=0, initial=0)
+    step = np.exp2(np.ceil(np.log2(np.where(most > 0, most, 1))) - 52)  # a float64 holds 53 bits
+    return np.round(sums / step) * step
+
+
 def _summed(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     "(G, C) sums and (G,) sizes of the groups."
     codes = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -324,21 +334,12 @@ def compared(protocol: Protocol, nums: np.ndarray) -> Answer:
     return Answer(nums, found, contains(protocol.had, nums), per_user(found, protocol.ks))
 
 
-def part_values(answer: Answer, part: Slice, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], np.ndarray]:
+def part_values(answer: Answer, part: Slice, ks: Sequence[int], metrics: Sequence[str] = tuple(METRICS)) -> dict[tuple[str, int], np.ndarray]:
     "(S,) values of a slice: those of its users, counted anew where only some items are asked about."
     if part.items is None:
-        return {key: answer.values[key][part.rows] for key in keys}
-    width = max(k for _, k in keys)
-    marks = answer.found.marks[part.rows, :width] & part.items[answer.nums[part.rows, :width]]
-    found = Hits(marks, np.diff(part.targets.indptr).astype(np.int64))
-    return {(metric, k): METRICS[metric](found, k) for metric, k in keys}
-
-
-def _looks(protocol: Protocol, answer: Answer, part: Slice, k: int) -> dict[str, float]:
-    "What the lists of a slice cover and show."
-    nums = answer.nums[part.rows, :k]
-    covered = dict(zip(COVERAGES, coverage(nums, k, int(protocol.allowed.sum())), strict=True))
-    return covered | beyond(nums, k, protocol.facts, protocol.allowed, answer.had[part.rows, :k])
+        return {(metric, k): answer.values[metric, k][part.rows] for metric in metrics for k in ks}
+    marks = answer.found.marks[part.rows, : max(ks)] & part.items[answer.nums[part.rows, : max(ks)]]
+    return per_user(Hits(marks, np.diff(part.targets.indptr).astype(np.int64)), ks, metrics)
 
 # %% ../../nbs/81_evaluation.protocol.ipynb #7d3db468
 _SHOWN = tuple((metric, HEADLINE[1]) for metric in METRICS)  # what carries an interval
@@ -350,10 +351,10 @@ def _slice_rows(protocol: Protocol, strategy: str, answer: Answer, part: Slice) 
     "Rows of one strategy on one slice, and the values that carry an interval."
     if not len(part.rows):
         return null_rows(protocol, strategy, "no user of this slice in this split", [part]), {}
-    values = part_values(answer, part, [(metric, k) for metric in METRICS for k in protocol.ks])
+    values = part_values(answer, part, protocol.ks)
     rows = [_row(protocol, strategy, metric, k, part, float(each.mean())) for (metric, k), each in values.items()]
-    looks = {k: _looks(protocol, answer, part, k) for k in protocol.ks}
-    rows += [_row(protocol, strategy, metric, k, part, *_said(metric, looks[k][metric])) for metric in (*COVERAGES, *BEYOND) for k in protocol.ks]
+    looks = beyond(answer.nums[part.rows], protocol.ks, protocol.facts, protocol.allowed, answer.had[part.rows])
+    rows += [_row(protocol, strategy, metric, k, part, *_said(metric, value)) for (metric, k), value in looks.items()]
     return rows, {key: values[key] for key in _SHOWN}
 
 
@@ -364,7 +365,7 @@ def _said(metric: str, value: float) -> tuple[float | None, str | None]:
 
 def _detail_rows(protocol: Protocol, strategy: str, answer: Answer, part: Slice) -> tuple[list[dict], dict[tuple[str, int], np.ndarray]]:
     "The same for a detail: few metrics, one k."
-    values = part_values(answer, part, [(metric, HEADLINE[1]) for metric in DETAIL_METRICS])
+    values = part_values(answer, part, [HEADLINE[1]], DETAIL_METRICS)
     return [_row(protocol, strategy, metric, k, part, float(each.mean())) for (metric, k), each in values.items()], values
 
 # %% ../../nbs/81_evaluation.protocol.ipynb #edd1dc50
