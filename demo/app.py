@@ -6,6 +6,7 @@ It knows only the engine. `recsys demo`, or `python demo/app.py`.
 import base64
 import binascii
 import html
+import re
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +18,12 @@ from urllib.parse import parse_qs, urlencode
 import gradio as gr
 
 from recsys.errors import RecsysError
+from recsys.reasons import WORDS
 from recsys.serving.engine import Card, Engine, Event, Person, Reply
 
 ASSETS = Path(__file__).parent / "assets"
 N_ITEMS, N_BESIDE, N_SIMILAR, N_HISTORY, N_PEOPLE, N_FOUND = 15, 12, 12, 24, 6, 12  # beside: of each list, where two stand side by side
+LONG_AGO = 1_000  # events: what somebody had before is looked up so far back
 N_OFFERED, ENOUGH, MOST_PICKS = 12, 3, 30  # things a new visitor can pick from at first, how many say something, how many are kept
 MOST_PHOTO = 200_000  # letters of a picture to search by: the browser sends a small one
 
@@ -46,6 +49,8 @@ STRATEGIES = {
 
 PERSONAS = {"heavy": "Heavy shopper", "light": "Light shopper"}
 METRICS = {"ndcg": "NDCG", "hit_rate": "Hit rate", "recall": "Recall"}  # shown, the first with its interval drawn
+MEANING = ("Hit rate: for how many people at least one of the {k} was right. Recall: how much of what they took was among the {k}. "
+           "NDCG: the same, and the first places count more.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Visit:
     strategy: str = "hybrid"
     compare: str | None = None  # the strategy beside it
     diversity: float = 0.0
+    fresh: bool = False  # nothing they had before
     weights: Mapping[str, float] = field(default_factory=dict)  # of the hybrid's parts; empty = as they were tuned
 
 
@@ -68,6 +74,11 @@ class Visit:
 def safe(text: object) -> str:
     "Text from a catalog, harmless in html and in Gradio's own templates."
     return html.escape(str(text)).translate({ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;", ord("`"): "&#96;"})
+
+
+def broken(text: str) -> str:
+    "Harmless text that may go on in the next line after a slash."
+    return safe(text).replace("/", "/<wbr>")
 
 
 def label(strategy: str) -> str:
@@ -84,12 +95,16 @@ def named(card: Card) -> str:
     return ", ".join(filter(None, [card.title, card.facets.get("colour", "")]))
 
 
+def hue(card: Card) -> int:
+    "A colour for a category."
+    return sum(map(ord, leaf(card))) * 47 % 360
+
+
 def picture(card: Card, size: int = 480, alt: str = "") -> str:
     "The picture of an item; under it, and where there is none, a quiet tile with its category."
-    hue = sum(map(ord, leaf(card))) * 47 % 360
     source = f"../images/{card.item_id}?size={size}&amp;dataset={safe(card.dataset)}"
     image = f'<img loading="lazy" alt="{safe(alt)}" src="{source}">' if card.has_image else ""
-    return f'<div class="pic" style="--hue:{hue}"><span>{safe(leaf(card) or card.title)}</span>{image}</div>'
+    return f'<div class="pic" style="--hue:{hue(card)}"><span>{broken(leaf(card) or card.title)}</span>{image}</div>'
 
 
 def button(kind: str, data: str, value: object, body: str, **aria: object) -> str:
@@ -117,7 +132,7 @@ def product(engine: Engine, card: Card, rank: int, bar: float | None = None, mar
     chips = "".join(f'<span class="chip {safe(name.split()[0])}">{safe(name)}</span>' for name in card.badges)
     marked = f'<p class="mark">{safe(mark)}</p>' if mark else ""
     body = (f'<b class="rank">{rank}</b><div class="shot">{picture(card, alt=named(card))}<div class="chips">{chips}</div></div>{score}'
-            f'<h4>{safe(card.title)}</h4><p class="facts">{safe(line)}{price}</p>{because(engine, card)}{marked}')  # fmt: skip
+            f'<h4>{safe(card.title)}</h4><p class="facts">{broken(line)}{price}</p>{because(engine, card)}{marked}')  # fmt: skip
     said = ". ".join(filter(None, [f"{rank}. {named(card)}", card.why, *card.badges, mark]))
     return button(f"product{' only' if only else ''}", "item", card.item_id, body, label=said)
 
@@ -137,12 +152,14 @@ def grid(engine: Engine, cards: list[Card], kind: str = "", marks: Mapping[int, 
     return f'<div class="grid {kind}">{body}</div>'
 
 
-def small(card: Card) -> str:
-    "An item in a history."
+def small(card: Card, words: bool = False) -> str:
+    "An item in a history; `words`: of a shop without pictures."
     when = datetime.fromtimestamp(card.ts / 1000, UTC).strftime("%-d %b %Y") if card.ts and card.ts > 10**10 else ""
     note = " ".join(filter(None, [card.why, when]))
-    body = f'{picture(card, 240, named(card))}<div><h4>{safe(card.title)}</h4><p class="facts">{safe(note)}</p></div>'
-    return button("small", "item", card.item_id, body, label=", ".join(filter(None, [named(card), note])))
+    shown = f'<i class="dot" style="--hue:{hue(card)}"></i>' if words else picture(card, 240, named(card))
+    what = " · ".join(filter(None, [leaf(card) if words else "", note]))
+    body = f'{shown}<div><h4>{safe(card.title)}</h4><p class="facts">{safe(what)}</p></div>'
+    return button(f"small{' words' if words else ''}", "item", card.item_id, body, label=", ".join(filter(None, [named(card), note])))
 
 
 def brief(raw_id: str) -> str:
@@ -168,7 +185,9 @@ def people(engine: Engine, dataset: str) -> list[tuple[str, Person]]:
     "Examples to look at: what they are called, and who they are."
     personas = [(PERSONAS[one.name], one.person) for one in engine.personas(dataset, 7) if one.name in PERSONAS and one.person]
     taken = {person.raw_id for _, person in personas}
-    return [*personas, *((brief(one.raw_id), one) for one in engine.users(dataset, N_PEOPLE + 2) if one.raw_id not in taken)][: N_PEOPLE + 2]
+    varied = lambda one: len({leaf(card) for card in one.items}) + len({card.facets.get("colour") for card in one.items})
+    others = sorted(engine.users(dataset, N_PEOPLE + 2), key=varied, reverse=True)  # the page opens on the first
+    return [*personas, *((brief(one.raw_id), one) for one in others if one.raw_id not in taken)][: N_PEOPLE + 2]
 
 
 def person(name: str, somebody: Person, chosen: bool) -> str:
@@ -176,7 +195,8 @@ def person(name: str, somebody: Person, chosen: bool) -> str:
     tiles = "".join(picture(card, 240) for card in somebody.items[:4])
     if not any(card.has_image for card in somebody.items):
         tiles = f'<div class="count"><b>{somebody.n_events}</b>events</div>'
-    facts = f"{somebody.n_events} events · {somebody.taste}" if name in PERSONAS.values() else somebody.taste
+    taste = f"categories {somebody.taste}" if somebody.taste.replace(", ", "").isdecimal() else somebody.taste
+    facts = f"{somebody.n_events} events" if name in PERSONAS.values() else taste
     body = f'<div class="collage">{tiles}</div><h3>{safe(name)}</h3><p class="facts">{safe(facts)}</p>'
     return button(f"person{' chosen' if chosen else ''}", "user", somebody.raw_id, body, pressed=str(chosen).lower(), label=f"{name}: {somebody.taste}")
 
@@ -203,7 +223,8 @@ def history_html(engine: Engine, visit: Visit) -> str:
     else:
         cards = engine.history(visit.user, visit.dataset, N_HISTORY)
         title, empty = "What they did", "We have never seen them: a stranger."
-    body = "".join(map(small, cards)) if cards else f'<p class="empty">{empty}</p>'
+    words = not any(card.has_image for card in cards)
+    body = "".join(small(card, words) for card in cards) if cards else f'<p class="empty">{empty}</p>'
     return f'<section class="panel"><h3>{title}{tools}</h3><div class="past">{body}</div></section>'
 
 
@@ -214,8 +235,17 @@ def ask(engine: Engine, visit: Visit, strategy: str, k: int, tuned: bool = True)
     "What a strategy would show; `tuned`: under the sliders."
     wishes = {"diversity": visit.diversity, "weights": dict(visit.weights) or None} if tuned else {}
     if visit.user is None:  # something new at every click
-        return engine.recommend(None, [Event(item) for item in visit.picks], strategy, k, visit.dataset, exclude=list(visit.picks), **wishes)
-    return engine.recommend(visit.user, None, strategy, k, visit.dataset, **wishes)
+        reply = engine.recommend(None, [Event(item) for item in visit.picks], strategy, k, visit.dataset, exclude=list(visit.picks), **wishes)
+        return replace(reply, items=[replace(card, why=picked(engine, visit, card.why)) for card in reply.items])
+    had = [card.item_id for card in engine.history(visit.user, visit.dataset, LONG_AGO)] if visit.fresh else []
+    return engine.recommend(visit.user, None, strategy, k, visit.dataset, exclude=list(dict.fromkeys(had)), **wishes)
+
+
+def picked(engine: Engine, visit: Visit, why: str | None) -> str:
+    "A reason in the words of who only picked things: their picks count as what weighs most in the shop, but nothing was bought."
+    weights, words = engine.shop(visit.dataset).interactions.event_weights, WORDS | (engine.shop(visit.dataset).about.get("display") or {})
+    done = words[max(weights, key=weights.get)]
+    return re.sub(rf"^(because you )?{re.escape(done)}\b", lambda said: f"{said[1] or ''}picked", why or "") if visit.user is None else why or ""
 
 
 def diverse(engine: Engine, dataset: str) -> list[Card]:
@@ -261,13 +291,22 @@ def beside(engine: Engine, visit: Visit) -> str:
     one, two = ask(engine, visit, visit.strategy, N_BESIDE), ask(engine, visit, visit.compare, N_BESIDE, tuned=False)
     places = [{card.item_id: n for n, card in enumerate(reply.items, 1)} for reply in (one, two)]
     both, columns = places[0].keys() & places[1].keys(), []
-    changed = "with your changes" if visit.diversity or visit.weights else ""
+    changed = "with your changes" if visit.diversity or visit.weights else ""  # and no longer what was measured
     for letter, other, reply, there, note in (("A", "B", one, places[1], changed), ("B", "A", two, places[0], "")):
         alone = [card.item_id for card in reply.items if card.item_id not in both] if both else []  # nothing in common: nothing stands out
         marks = {card.item_id: f"also {other}, place {there[card.item_id]}" if card.item_id in both else f"only in {letter}" for card in reply.items}
-        title = f'<h3><b class="letter">{letter}</b>{safe(label(reply.strategy))} <small>{note}</small></h3>'
-        columns.append(f'<section class="side">{title}{listed(engine, visit, reply, marks, alone)}</section>')
-    return f'<p class="overlap"><b>{len(both)} of {max(map(len, places))}</b> in both</p><div class="beside">{"".join(columns)}</div>'
+        hits = "" if note or visit.fresh else f'<p class="facts">{right(engine, visit, reply.strategy)}</p>'
+        title = f'<h3><b class="letter">{letter}</b>{safe(label(reply.strategy))} <small>{note}</small></h3>{hits}'
+        columns.append(f'<section class="side">{title}{listed(engine, visit, reply, marks if both else {}, alone)}</section>')
+    alike = f"<b>{len(both)} of {max(map(len, places))}</b> in both" if both else "<b>Nothing in common</b>: the two show different things"
+    return f'<p class="overlap">{alike}</p><div class="beside">{"".join(columns)}</div>'
+
+
+def right(engine: Engine, visit: Visit, strategy: str) -> str:
+    "How often a strategy was right in the test days, in words; nothing where it was not measured."
+    rows = engine.shop(visit.dataset).metrics
+    hit = next((row for row in rows if (row["strategy"], row["metric"], row["slice"]) == (strategy, "hit_rate", "all") and row["value"] is not None), None)
+    return f"In the test days {hit['value']:.0%} of people took one of its {hit['k']}." if hit else ""
 
 
 def recommended_html(engine: Engine, visit: Visit) -> str:
@@ -295,9 +334,11 @@ def parts_html(engine: Engine, visit: Visit) -> str:
     most = max((abs(part.adds) for part in told.parts), default=0) or 1
     bar = lambda part: (f'<div class="bar{" minus" if part.adds < 0 else ""}" title="adds {part.adds:.3f}">'
                         f'<i style="width:{100 * abs(part.adds) / most:.0f}%"></i></div>')  # fmt: skip
-    rows = "".join(f"<li><b>{safe(label(part.strategy))}</b>{bar(part)}<span>{safe(part.reason.text)}</span></li>" for part in told.parts[:5])
+    rows = "".join(f"<li><b>{safe(label(part.strategy))}</b>{bar(part)}<span>{safe(picked(engine, visit, part.reason.text))}</span></li>"
+                   for part in told.parts[:5])  # fmt: skip
     title = f"{label(told.answered_by)}, " + (f"place {told.place}" if told.place else "not among the first hundred")
-    return f'<div class="parts"><h3>Why for {"you" if visit.user is None else "them"} <small>{safe(title)}</small></h3><ul>{rows}</ul></div>' if rows else ""
+    head = f"Why {'you' if visit.user is None else 'they'} see this <small>{safe(title)}</small>"
+    return f'<div class="parts"><h3>{head}</h3><ul>{rows}</ul></div>' if rows else ""
 
 
 def detail_html(engine: Engine, visit: Visit) -> str:
@@ -306,11 +347,14 @@ def detail_html(engine: Engine, visit: Visit) -> str:
         return ""
     card, like = engine.item(visit.item, visit.dataset), engine.similar(visit.item, N_SIMILAR, visit.dataset)
     facets = "".join(f"<li><span>{safe(name.replace('_', ' '))}</span>{safe(value)}</li>" for name, value in list(card.facets.items())[:6])
-    text = (engine.text(visit.item, visit.dataset) or "").split("\n")[-1][:400]
+    opaque = engine.shop(visit.dataset).about.get("text_kind") == "opaque"  # words of nobody's language
+    text = "" if opaque else (engine.text(visit.item, visit.dataset) or "").split("\n")[-1][:400]
+    path = (card.category or "").replace(" > ", " › ")
+    add = "Pick this" if visit.user is None else "Start a new visitor with this"
     return (f'<section class="detail"><button class="close" data-close="1" aria-label="close">×</button>'
             f'<div class="shown">{picture(card, 960, named(card))}</div>'
-            f'<div class="about"><p class="facts">{safe(card.category or "")}</p><h2>{safe(card.title)}</h2><p class="text">{safe(text)}</p><ul>{facets}</ul>'
-            f'<button class="add" data-add="{card.item_id}">Add to a new visitor’s history</button></div>'
+            f'<div class="about"><p class="facts">{safe(path)}</p><h2>{safe(card.title)}</h2><p class="text">{safe(text)}</p><ul>{facets}</ul>'
+            f'<button class="add" data-add="{card.item_id}">{add}</button></div>'
             f'<div class="like">{parts_html(engine, visit)}<h3>Similar items</h3>{grid(engine, like.items, "six")}</div></section>')  # fmt: skip
 
 
@@ -322,7 +366,9 @@ def strategy_html(engine: Engine, visit: Visit) -> str:
     missing = [(label(s.name), s.reason) for s in engine.strategies(visit.dataset) if not s.ready]
     gone = "".join(f'<span title="{safe(reason)}">{safe(name)}</span>' for name, reason in missing)
     about = STRATEGIES.get(visit.strategy, ("", ""))[1]
-    return f'<p class="explain">{safe(about)}</p>' + (f'<p class="gone">Not in this shop: {gone}</p>' if gone else "")
+    numbers = "This shop gives numbers only, no names and no pictures. " if engine.shop(visit.dataset).about.get("text_kind") == "opaque" else ""
+    said = f'<p class="explain">{safe(about)} <b>{right(engine, visit, visit.strategy)}</b></p>'
+    return said + (f'<p class="gone">{numbers}{f"Not in this shop: {gone}" if gone else ""}</p>' if gone or numbers else "")
 
 
 def choices(engine: Engine, dataset: str) -> list[tuple[str, str]]:
@@ -343,16 +389,19 @@ def slider(name: str, title: str, value: float, usual: float = 0.0) -> str:
 
 
 def adjust_html(engine: Engine, visit: Visit) -> str:
-    "For experts: another strategy beside, variety, and how much each part of the hybrid says."
+    "Another strategy beside, only new things, variety, and how much each part of the hybrid says."
     option = lambda name, key: f'<option value="{key}"{" selected" if key == visit.compare else ""}>{safe(name)}</option>'
     options = "".join(option(name, key) for name, key in choices(engine, visit.dataset))
-    compare = f'<label class="slider"><span>Compare with</span><select name="compare"><option value="">nothing</option>{options}</select></label>'
+    compare = f'<label class="compare"><span>Compare with</span><select name="compare"><option value="">nothing</option>{options}</select></label>'
+    fresh = f'<label class="fresh"><input type="checkbox" name="fresh" value="1"{" checked" if visit.fresh else ""}><span>Only new to them</span></label>'
     mixed = "".join(slider(f"weight:{part}", label(part), visit.weights.get(part, weight), weight) for part, weight in parts_of(engine, visit).items())
     mixed = mixed or '<p class="facts">Weights can be moved where the strategy is a hybrid.</p>'
-    opened = " open" if visit.compare or visit.diversity or visit.weights else ""
+    opened = " open" if visit.diversity or visit.weights else ""
+    sliders = f'<div class="sliders">{slider("diversity", "Variety", visit.diversity)}{mixed}</div>'
+    more = f"<details{opened}><summary>Variety and weights</summary>{sliders}</details>"
+    changed = " data-changed" if opened or visit.compare or visit.fresh else ""
     reset = '<button class="quiet" type="button" data-reset="1">as it was</button>'
-    form = f'<form data-form="adjust">{compare}{slider("diversity", "Variety", visit.diversity)}{mixed}{reset}</form>'
-    return f'<details class="adjust"{opened}><summary>Adjust: compare, variety, weights</summary>{form}</details>'
+    return f'<form class="adjust" data-form="adjust"{changed}>{compare}{fresh}{reset}{more}</form>'
 
 
 def adjusted(engine: Engine, visit: Visit, form: Mapping[str, object]) -> Visit:
@@ -370,7 +419,8 @@ def adjusted(engine: Engine, visit: Visit, form: Mapping[str, object]) -> Visit:
     same = all(abs(wished[part] - float(f"{weight:.2f}")) < 0.026 for part, weight in tuned.items())  # a slider moves in steps
     compare = form.get("compare")
     ready = {key for _, key in choices(engine, visit.dataset)}
-    return replace(visit, compare=compare if compare in ready else None, diversity=number("diversity", 0.0), weights={} if same else wished)
+    return replace(visit, compare=compare if compare in ready else None, diversity=number("diversity", 0.0), fresh=form.get("fresh") == "1",
+                   weights={} if same else wished)  # fmt: skip
 
 
 # --- search
@@ -406,7 +456,7 @@ def results_html(engine: Engine, visit: Visit, data: Mapping[str, object]) -> st
         if "photo" in data and (why_not := engine.can_search(visit.dataset)["image"]):
             raise RecsysError(f"No search by photo here: {why_not}.")
         found = engine.search(text, unpacked(data["photo"]) if "photo" in data else None, N_FOUND, visit.dataset)
-        body = grid(engine, found.items, "six said") if found.items else f'<p class="empty">{safe(found.reason)}</p>'
+        body = grid(engine, found.items, "six said") if found.items else f'<p class="empty">Nothing found: {safe(found.reason)}.</p>'
     except RecsysError as problem:
         body = f'<p class="empty">{safe(problem)}</p>'
     return f'<section class="panel results"><h2>{safe(title)}<button class="close" data-shut="1" aria-label="close the search">×</button></h2>{body}</section>'
@@ -434,7 +484,9 @@ def measured(shop) -> str:  # recsys.serving.bundle.Shop
                    f'{"".join(cell(rows.get((top["strategy"], metric))) for metric in shown)}</tr>' for top in ranked)  # fmt: skip
     heads = "".join(f'<th scope="col">{METRICS[metric]}@{ranked[0]["k"]}</th>' for metric in shown)
     note = f"{ranked[0]['n_users']:,} people of the test days; the line is a 95 % interval: where two overlap, the data do not say which is better."
-    return (f'<p class="facts">{note}</p><div class="scroll" tabindex="0" role="region" aria-label="Figures of all strategies"><table><thead><tr>'
+    meaning = MEANING.format(k=ranked[0]["k"])
+    return (f'<p class="facts">{note}</p><p class="facts">{meaning}</p>'
+            '<div class="scroll" tabindex="0" role="region" aria-label="Figures of all strategies"><table><thead><tr>'
             f'<th scope="col">Strategy</th><th scope="col">{METRICS[first]}, drawn</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>')  # fmt: skip
 
 
@@ -460,13 +512,18 @@ def limits(engine: Engine, dataset: str) -> list[str]:
     return [line for line in said if line]
 
 
+def coded(text: str) -> str:
+    "Commands named in a text, as commands."
+    return re.sub("&#96;(.*?)&#96;", r"<code>\1</code>", safe(text))
+
+
 def quality_html(engine: Engine, visit: Visit) -> str:
     "Figures, limits, and whose data it is."
     shop, title = engine.shop(visit.dataset), str(engine.shop(visit.dataset).about.get("title") or visit.dataset)
     licence = shop.about.get("licence") or "The bundle does not say under which licence its data may be used."
     lines = "".join(f"<li>{safe(line)}</li>" for line in limits(engine, visit.dataset))
     return (f'<details class="quality"><summary>How good is it?</summary>{measured(shop)}<h3>Limits</h3><ul>{lines}</ul>'
-            f'<h3>Data</h3><p class="facts">{safe(title)}. {safe(licence)}</p></details>')  # fmt: skip
+            f'<h3>Data</h3><p class="facts">{safe(title)}. {coded(licence)}</p></details>')  # fmt: skip
 
 
 # --- links
@@ -475,7 +532,8 @@ def quality_html(engine: Engine, visit: Visit) -> str:
 def link_of(engine: Engine, visit: Visit) -> str:
     "The address of what is shown."
     said = {"shop": visit.dataset, "user": visit.user, "picks": ",".join(map(str, visit.picks)) if visit.user is None else None, "strategy": visit.strategy,
-            "compare": visit.compare, "diversity": visit.diversity or None, "item": visit.item}  # fmt: skip
+            "compare": visit.compare, "diversity": visit.diversity or None, "fresh": 1 if visit.fresh else None,
+            "weights": ",".join(f"{part}:{weight:.2f}" for part, weight in visit.weights.items()) or None, "item": visit.item}  # fmt: skip
     return "?" + urlencode({name: value for name, value in said.items() if value is not None})
 
 
@@ -491,7 +549,8 @@ def linked(engine: Engine, query: str) -> Visit:
         visit = replace(visit, user=None, picks=tuple(dict.fromkeys(filter(None, picks))))
     if asked.get("strategy") in ready:
         visit = replace(visit, strategy=asked["strategy"])
-    tuned = {name: asked.get(name) for name in ("compare", "diversity")}
+    tuned = {name: asked.get(name) for name in ("compare", "diversity", "fresh")}
+    tuned |= {f"weight:{part}": weight for part, _, weight in (one.partition(":") for one in asked.get("weights", "").split(","))}
     return replace(adjusted(engine, visit, tuned), item=known(engine, visit, asked.get("item")))
 
 
@@ -538,7 +597,7 @@ def clicked(engine: Engine, visit: Visit, data: Mapping[str, object]) -> Visit:
     if "adjust" in data:
         return adjusted(engine, visit, data["adjust"] if isinstance(data["adjust"], dict) else {})
     if "reset" in data:
-        return replace(visit, compare=None, diversity=0.0, weights={})
+        return replace(visit, compare=None, diversity=0.0, fresh=False, weights={})
     return replace(visit, picks=() if "clear" in data else visit.picks[:-1] if "undo" in data else visit.picks, item=None)
 
 
@@ -553,7 +612,7 @@ def touched(before: Visit, after: Visit, data: Mapping[str, object]) -> set[str]
         parts |= {"detail"}
     if (before.user, before.picks) != (after.user, after.picks):
         parts |= {"people", "detail", "past", "found"}
-    if (before.compare, before.diversity, before.weights) != (after.compare, after.diversity, after.weights):
+    if (before.compare, before.diversity, before.fresh, before.weights) != (after.compare, after.diversity, after.fresh, after.weights):
         parts |= {"found"}
     return parts
 
@@ -573,8 +632,9 @@ def build(engine: Engine) -> gr.Blocks:
         who = page("who", WHO)
         made["people"] = page("people")
         strategy = gr.Radio(choices(engine, start.dataset), value=start.strategy, label="Strategy", elem_id="strategy", **pills)
-        made["explain"] = gr.HTML("", elem_id="explain", apply_default_css=False)
-        made["adjust"], made["detail"] = page("adjust"), page("detail")
+        with gr.Row(elem_id="how"):
+            made["explain"], made["adjust"] = gr.HTML("", elem_id="explain", apply_default_css=False), page("adjust")
+        made["detail"] = page("detail")
         with gr.Row(elem_id="both"):
             made["past"], made["found"] = page("past"), page("found")
         made["quality"], made["link"] = page("quality"), page("link")

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pyarrow as pa
@@ -14,10 +15,11 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
+from demo import app as demo
 from recsys.api.main import create_app
 from recsys.data.schema import DAY_MS, EVENTS, write_table
 from recsys.pipeline.bundle import bundle
-from recsys.serving.engine import Engine
+from recsys.serving.engine import Card, Engine, Reply
 
 SEARCH = "#who input"
 PATIENCE = 15_000  # ms a click may take on a busy machine before the test gives up
@@ -116,6 +118,7 @@ def test_another_person_another_strategy(visit):
     page.click("#strategy label >> text=Bestsellers")
     changed(page, second)
     assert page.inner_text("#explain .explain") != about and "Bestsellers" in page.inner_text("#found h3")
+    assert "31% of people took one of its 12" in about and "11%" in page.inner_text("#explain .explain"), "how good it is stands beside what it does"
 
 
 def pick(page, nth):
@@ -125,7 +128,6 @@ def pick(page, nth):
 def test_two_strategies_side_by_side(visit):
     "What both lists show is counted and marked, what only one shows stands out."
     page = visit()
-    page.click("#adjust summary")
     page.select_option("#adjust select", "popularity")
     page.wait_for_selector("#found .side")
     a, b = (page.locator(f"#found .side >> nth={n}").locator(".product").evaluate_all("all => all.map(e => e.dataset.item)") for n in (0, 1))
@@ -141,7 +143,36 @@ def test_two_strategies_side_by_side(visit):
     assert len(set(lefts())) == 1, "on a phone one stands under the other"
     page.click("[data-reset]")
     page.wait_for_selector("#found .side", state="detached")
-    assert page.input_value("#adjust select") == ""
+    assert page.input_value("#adjust select") == "" and not page.is_visible("[data-reset]"), "nothing is changed, nothing to take back"
+
+
+def test_lists_with_nothing_in_common_are_not_marked(monkeypatch):
+    "Twenty-four times `only in A` or `only in B` would say less than one sentence."
+    lists = {"hybrid": [1, 2], "popularity": [3, 4]}
+
+    def ask(engine, visit, strategy, k, tuned=True):
+        return Reply("shop", 7, True, strategy, strategy, None, [Card(n, "shop", str(n), "A") for n in lists[strategy]], "v")
+
+    monkeypatch.setattr(demo, "ask", ask)
+    engine = SimpleNamespace(shop=lambda dataset: SimpleNamespace(metrics=[]))
+    said = lambda: demo.beside(engine, demo.Visit("shop", "7", strategy="hybrid", compare="popularity"))
+    assert "Nothing in common" in said() and "only in" not in said()
+    lists["popularity"] = [3, 2]
+    assert "<b>1 of 2</b> in both" in said() and said().count("only in A</p>") == said().count("only in B</p>") == 1
+
+
+def test_only_what_is_new_to_them(visit):
+    "One box leaves out what they had before."
+    page = visit()
+    first, had = titles(page), set(page.locator("#past .small").evaluate_all("all => all.map(e => e.dataset.item)"))
+    listed = lambda: set(page.locator("#found .product").evaluate_all("all => all.map(e => e.dataset.item)"))
+    assert listed() & had and page.locator("#found .chip >> text=bought before").count()
+    page.check("#adjust input[name=fresh]")
+    changed(page, first)
+    assert not listed() & had and not page.locator("#found .chip >> text=bought before").count() and "fresh=1" in page.url
+    page.click("[data-reset]")
+    page.wait_for_function("before => document.querySelector('#found .product h4').innerText === before", arg=first[0])
+    assert titles(page) == first and not page.is_checked("#adjust input[name=fresh]")
 
 
 def test_sliders_rank_anew(visit):
@@ -198,6 +229,8 @@ def test_three_picks(visit):
         seen.append(changed(page, seen[-1]))
         assert page.locator("#past .small").count() == n + 1 and page.locator("#found .pick.chosen").count() == n + 1
     assert not page.locator("#found .offer[open]").count(), "three are enough"
+    reasons = " ".join(page.locator("#found .why p").all_inner_texts())
+    assert "bought" not in reasons and "picked" in reasons, "nobody bought what was picked a moment ago"
     assert not set(picked) & set(page.locator("#found .product").evaluate_all("all => all.map(e => e.dataset.item)"))
     page.click("[data-undo]")
     assert changed(page, seen[3]) == seen[2] and page.locator("#past .small").count() == 2 and page.locator("#found .offer[open]").count() == 1
@@ -268,17 +301,22 @@ def test_a_link_shows_the_same_again(visit):
     page.wait_for_function("document.querySelectorAll('#people .person')[5].classList.contains('chosen')")
     page.click("#strategy label >> text=Looks alike")
     page.wait_for_function("document.querySelector('#found h3 small').innerText === 'Looks alike'")
-    page.click("#adjust summary")
+    page.click("#strategy label >> text='Hybrid'")
     page.select_option("#adjust select", "popularity")
     page.wait_for_selector("#found .side")
+    page.click("#adjust summary")
+    page.fill("#adjust input[name='weight:content']", "0.9")
+    page.wait_for_function("location.search.includes('content%3A0.90')")
     page.click("#found .product >> nth=1")
     page.wait_for_selector("#detail .detail")
     page.wait_for_function("location.search.includes('item=')")
-    shown = lambda page: (titles(page), page.inner_text("#detail h2"), page.inner_text("#people .chosen"), page.input_value("#adjust select"))
+    shown = lambda page: (titles(page), page.inner_text("#detail h2"), page.inner_text("#people .chosen"), page.input_value("#adjust select"),
+                          page.input_value("#adjust input[name='weight:content']"))  # fmt: skip
     again = visit(page.url.split("/demo/")[1])
     again.wait_for_selector("#detail .detail")
     assert shown(again) == shown(page) and again.url == page.url
-    strange = visit("?shop=none&strategy=none&compare=%3Cb%3E&item=../x&diversity=nan&picks=1,x,&user=&more=1&item=99999999999999999999")
+    nonsense = "shop=none&strategy=none&compare=%3Cb%3E&item=../x&diversity=nan&weights=content:nan,none:1,:,&picks=1,x,&user=&more=1"
+    strange = visit(f"?{nonsense}&item=99999999999999999999")
     assert "strategy=hybrid" in strange.url and "item=" not in strange.url and not strange.locator("#detail .detail").count() and len(titles(strange)) == 15
 
 
@@ -304,14 +342,14 @@ def test_by_keyboard(visit):
 
 def test_axe_finds_nothing_serious(visit):
     "Rules of accessibility (WCAG 2 A and AA), for the first sight and with everything open, narrow and wide."
-    for query in ("", "?picks=&compare=popularity", "?compare=popularity&diversity=0.5"):
+    for query in ("?__theme=dark", "?picks=&compare=popularity", "?compare=popularity&diversity=0.5", "?shop=parts&user=nobody"):
         page = visit(query)
         for opens in ("#adjust summary", "#quality summary", "#found .product >> nth=0"):
             page.click(opens)
         page.wait_for_selector("#detail .detail")
         page.fill("#seek input", "olive jacket")
         page.press("#seek input", "Enter")
-        page.wait_for_selector("#results .product")
+        page.wait_for_selector("#results .product, #results .empty")
         for width in (1280, 375):
             page.set_viewport_size({"width": width, "height": 900})
             found = [(one["impact"], one["id"], one["nodes"][0]["html"][:200]) for one in Axe().run(page).response["violations"]]
@@ -331,6 +369,21 @@ def test_nothing_sticks_out(visit):
     for width in (375, 768, 1280):
         page.set_viewport_size({"width": width, "height": 900})
         assert not page.evaluate(STICKS_OUT) and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_phone_shows_who_is_chosen(visit):
+    page = visit()
+    page.set_viewport_size({"width": 375, "height": 800})
+    page.click("#people .person >> nth=8")
+    page.wait_for_function("document.querySelectorAll('#people .person')[8].classList.contains('chosen')")
+    page.wait_for_function("(box => box.left >= 0 && box.right <= innerWidth)(document.querySelector('#people .chosen').getBoundingClientRect())")
+
+
+def test_where_no_picture_is_there_is_a_drawing(visit):
+    page = visit(f"?item={made.item_id(4)}")
+    page.wait_for_selector("#detail .detail")
+    assert page.locator("#detail .shown img").count() == 0 and page.inner_text("#detail .shown") == "Jacket"
+    assert "data:image/svg" in page.evaluate("getComputedStyle(document.querySelector('#detail .shown span'), '::before').maskImage")
 
 
 def test_an_item_opens_with_similar_ones(visit):

@@ -6,6 +6,8 @@ const key = (thing) => JSON.stringify({...thing.dataset});
 const asItWas = (form) => {
   for (const range of form.querySelectorAll('[data-usual]')) range.nextElementSibling.value = range.value = range.dataset.usual;
   form.elements.compare.value = '';
+  form.elements.fresh.checked = false;
+  delete form.dataset.changed;
 };
 const say = (target) => {
   const thing = at(target);
@@ -30,6 +32,7 @@ element.addEventListener('submit', (event) => {
 element.addEventListener('input', (event) => {
   const moved = event.target.closest('[data-form=adjust]');
   if (!moved) return;
+  moved.dataset.changed = '';
   if (event.target.type === 'range') event.target.nextElementSibling.value = Number(event.target.value).toFixed(2);
   clearTimeout(shared.later);
   shared.later = setTimeout(() => trigger('select', {adjust: form(moved)}), 120);
@@ -56,6 +59,8 @@ element.addEventListener('error', (event) => { if (event.target.tagName === 'IMG
 
 watch('value', () => {
   if (element.closest('#results')) document.querySelector('.photo[aria-busy]')?.removeAttribute('aria-busy');
+  const chosen = element.querySelector('.person.chosen'), row = chosen?.parentElement;
+  if (row) row.scrollLeft = Math.max(0, chosen.offsetLeft - row.offsetLeft - row.clientWidth / 2 + chosen.clientWidth / 2); // in sight on a phone, too
   if (element.closest('#link')) return window.history.replaceState(null, '', element.textContent.trim() || window.location.pathname);
   if (element.closest('#detail') && element.querySelector('.detail')) {
     element.scrollIntoView({block: 'nearest'});
