@@ -93,7 +93,8 @@ def why(engine: Engine, card: Card) -> str:
 
 def card_html(engine: Engine, card: Card, note: str = "", mark: str = "", width: int = WIDTH) -> str:
     "An item; `mark` stands in bold above all else that is said."
-    lines = (facts(card), ", ".join(card.badges), note or (card.why if card.event else ""))  # of an event `why` is what was done
+    badges = [badge for badge in card.badges if not (card.why or "").startswith(badge)]  # said once is enough
+    lines = (facts(card), ", ".join(badges), note or (card.why if card.event else ""))  # of an event `why` is what was done
     said = "".join(f'<div style="color:{SOFT}">{html.escape(line).replace("/", "/<wbr>")}</div>' for line in lines if line)
     marked = f'<div style="font-weight:700">{html.escape(mark)}</div>' if mark else ""
     return (f'<div style="display:inline-block;width:{width}px;margin:0 12px 14px 0;vertical-align:top;font-size:11px;line-height:1.35;overflow-wrap:anywhere;'
