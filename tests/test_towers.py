@@ -20,11 +20,14 @@ from recsys.towers.model import TowerConfig, Towers, full_softmax, sampled_softm
 from recsys.towers.pairs import EVER, PLANES, TowerShop, Trends, batches, code_buckets, draw_floor, earlier, hold_out_newest, make_pairs, period_of
 from recsys.towers.train import (
     PATIENCE,
+    Adam,
     Feed,
     HeldOut,
     TowerModel,
     TrainDials,
     ahead,
+    batch_loss,
+    bf16_is_faster,
     draw_extra,
     given_of,
     held_out,
@@ -232,12 +235,63 @@ def test_what_is_given_is_the_same_made_once_or_in_each_batch(kind):
     if kind == "content":
         towers.items.begin("shop", told.vectors)
     inputs = [torch.from_numpy(array) for array in (told.vectors, told.categories, told.price_ranks(nums, told.interactions.at), told.codes)]
-    once = towers.items("shop", *inputs, given=torch.from_numpy(given_of(towers, told)))
+    once = torch.cat([towers.items.tastes("shop", *inputs), torch.from_numpy(given_of(towers, told))], dim=1)
     torch.testing.assert_close(once, towers.items("shop", *inputs))
     assert once[:, -1].std() > 0
 
 
+def test_a_step_moves_by_the_formula_and_leaves_alone_what_has_no_gradient():
+    towers, rng = Towers(config_of(shop_of_tastes())), np.random.default_rng(0)
+    adam, moved = Adam(towers, 0.01), {"trends.weight": 0.01, "users.log_scale": 0.1}  # a scalar goes ten times as far
+    parameters = dict(towers.named_parameters())
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    wanted = {name: (before[name].double().numpy(), 0, 0) for name in moved}
+    for step in (1, 2, 3):
+        for name, rate in moved.items():
+            value, mean, square = wanted[name]
+            slope = rng.normal(size=value.shape)
+            parameters[name].grad = torch.tensor(slope, dtype=torch.float32)
+            mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+            off = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+            wanted[name] = value - 0.5 * rate * (1e-4 * value + off), mean, square
+        adam.step(0.5)
+    for name, value in parameters.items():
+        assert value.grad is None
+        if name in moved:
+            np.testing.assert_allclose(value.detach(), wanted[name][0], rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(value, before[name])
+
+
+def test_vectors_in_bf16_ahead_change_no_bit():
+    told = shop_of_tastes()
+    feed, towers = Feed(told, make_pairs(told.interactions), 64, 7), Towers(config_of(told))
+    towers.items.begin("shop", told.vectors)
+    feed.given = given_of(towers, told)
+    rows = feed.rows[feed.periods[feed.rows] == 3]
+    batch, nums = make_batch(feed, rows, draw_extra(feed, rows, 32, np.random.default_rng(0)), log_expected(feed, rows, 32))
+    found = []
+    for given in (batch, batch.halved()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = batch_loss(towers, "shop", given, nums)
+        found.append([loss, *torch.autograd.grad(loss, list(towers.items.adapters.parameters()))])
+    assert batch.halved().vectors.dtype == torch.bfloat16 and all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
 # the same every time
+
+
+@pytest.mark.parametrize("hiccup", [None, 3, 11])
+def test_work_beside_the_probe_does_not_change_the_number_format(monkeypatch, hiccup):
+    rounds = iter(range(16))  # eight in fp32, eight in bf16
+
+    def seconds(work):
+        nth = next(rounds)
+        return (3.0 if nth < 8 else 1.0) + (100 if nth == hiccup else 0)
+
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr("recsys.towers.train._seconds", seconds)
+    assert bf16_is_faster.__wrapped__(8)
 
 
 @pytest.mark.parametrize("threads", [2, 4])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TREND_SIZE', 'WAVES', 'LIKENESS', 'ATTENTION', 'HISTORY', 'GAIN_OF_LIKENESS', 'UNSOLD', 'TowerConfig', 'width_of',
-           'Fingerprint', 'fingerprints_of', 'main_axes', 'bend', 'Likeness', 'ContentItems', 'AlsItems', 'Past',
-           'add_up', 'Users', 'Towers', 'sampled_softmax', 'products', 'all_scores', 'full_softmax']
+           'Fingerprint', 'fingerprints_of', 'main_axes', 'bend', 'Likeness', 'ContentItems', 'summed', 'AlsItems',
+           'Past', 'add_up', 'Users', 'Towers', 'sampled_softmax', 'products', 'all_scores', 'full_softmax']
 
 # %% ../../nbs/51_towers.model.ipynb #5f1f7149
 from dataclasses import asdict, dataclass, field
@@ -158,11 +158,19 @@ class ContentItems(nn.Module):
         "(n, LIKENESS + WAVES) what training does not change."
         return torch.cat([self.likenesses[shop](vectors), self.fingerprints[shop](vectors)], dim=1)
 
-    def forward(self, shop: str, vectors: Tensor, categories: Tensor, prices: Tensor, codes: Tensor, given: Tensor | None = None) -> Tensor:
+    def tastes(self, shop: str, vectors: Tensor, categories: Tensor, prices: Tensor, codes: Tensor) -> Tensor:
+        "(n, embedding_size) what training makes of them."
         adapted = self.adapters[shop](vectors)
-        told = adapted + self.categories(categories).sum(dim=1) + self.prices(prices)
-        taste = functional.normalize(self.straight(adapted) + self.bent(told) + self.codes(codes).sum(dim=1), dim=1)
-        return torch.cat([taste, self.given(shop, vectors) if given is None else given], dim=1)
+        told = adapted + summed(self.categories, categories) + self.prices(prices)
+        return functional.normalize(self.straight(adapted) + self.bent(told) + summed(self.codes, codes), dim=1)
+
+    def forward(self, shop: str, vectors: Tensor, *about: Tensor) -> Tensor:
+        return torch.cat([self.tastes(shop, vectors, *about), self.given(shop, vectors)], dim=1)
+
+
+def summed(table: nn.Embedding, buckets: Tensor) -> Tensor:  # (n, k), 0 = none
+    "(n, d) sums of each row's embeddings, none of them laid out on the way."
+    return functional.embedding_bag(buckets, table.weight, mode="sum", padding_idx=0)
 
 
 class AlsItems(nn.Module):
@@ -178,8 +186,12 @@ class AlsItems(nn.Module):
         "(n, WAVES) what training does not change."
         return self.fingerprints[shop](vectors)
 
-    def forward(self, shop: str, vectors: Tensor, *_: Tensor | None, given: Tensor | None = None) -> Tensor:
-        return torch.cat([vectors + self.gain * self.bent(vectors), self.given(shop, vectors) if given is None else given], dim=1)
+    def tastes(self, shop: str, vectors: Tensor, *_: Tensor) -> Tensor:
+        "(n, embedding_size) what training makes of them."
+        return vectors + self.gain * self.bent(vectors)
+
+    def forward(self, shop: str, vectors: Tensor, *_: Tensor) -> Tensor:
+        return torch.cat([self.tastes(shop, vectors), self.given(shop, vectors)], dim=1)
 
 # %% ../../nbs/51_towers.model.ipynb #c668d74e
 class Past(NamedTuple):
@@ -224,20 +236,23 @@ class Users(nn.Module):
             self.attributes.weight.mul_(0.1)
 
     def forward(self, shop: str, past: Past, items: Tensor) -> Tensor:  # items: (n, item_size), those that `past.places` points into
+        return self.told(shop, past, *items.split([self.sizes[0], sum(self.sizes[1:])], dim=1))
+
+    def told(self, shop: str, past: Past, tastes: Tensor, given: Tensor) -> Tensor:
+        "(B, d) the same, what is learned of the items apart from what is given."
         known = past.known.float()
         count, ages = known.sum(dim=1, keepdim=True), torch.log1p(past.ages.clamp(min=0))
         order = torch.log1p(known.flip(1).cumsum(1).flip(1) - known)  # 0 = the newest
         about = torch.stack([ages / 3, order, torch.log1p(count).expand_as(ages)], dim=2)
         gates = self.gates(torch.cat([about, self.kinds(past.codes)], dim=2))
         weights = functional.softplus(gates[:, :, :3]) * known.unsqueeze(2)
-        tastes, *given = items.split(self.sizes, dim=1)
-        channels = zip(weights.unbind(2), [tastes, *(part.detach() for part in given)], strict=True)  # given, not learned: no gradient to carry back
-        summed, like, same = (add_up(weight, past.places, part) if part.shape[1] else part.new_zeros(len(count), 0) for weight, part in channels)
+        channels = zip(weights.unbind(2), [tastes, *given.detach().split(self.sizes[1:], dim=1)], strict=True)  # given: no gradient to carry back
+        liked, like, same = (add_up(weight, past.places, part) if part.shape[1] else part.new_zeros(len(count), 0) for weight, part in channels)
         newest = add_up(known * (order == 0), past.places, tastes)
         inner = self.newest(newest) + self.pooled(self.attended(gates[:, :, 3], past, tastes, newest)) + self.context(self.counted(count, ages, past.known))
         out = self.out(inner + self.shops[shop] + self.attributes(past.attributes).sum(dim=1))
         taste, trend, trust = out.split([out.shape[1] - TREND_SIZE - 1, TREND_SIZE, 1], dim=1)
-        taste = self.gains[0] * summed + self.gains[1] * taste
+        taste = self.gains[0] * liked + self.gains[1] * taste
         if self.starts:
             taste = taste + past.start * (self.gains[4] * trust).exp()
         like = like * self.like_log_scale.exp() / weights[:, :, 1].sum(dim=1, keepdim=True).clamp(min=1e-6)
@@ -293,25 +308,32 @@ class Towers(nn.Module):
 # %% ../../nbs/51_towers.model.ipynb #ae466399
 def sampled_softmax(
     users: Tensor,  # (B, d)
-    items: Tensor,  # (C, d); the first B are the users' own
+    items: Tensor,  # (C, d), or what is learned of them; the first B are the users' own
     nums: Tensor,  # (C,) item nums
     log_expected: Tensor,  # (C,) log of how often the item is expected among the C
     weights: Tensor,  # (B,) of the pairs, about 1 on average
     own_items: Tensor | None = None,  # (B, d) the users' own items where they look different to them (ALS: without the answer)
-    given: slice = slice(0, 0),  # of the d: what nobody learns
+    given: Tensor | None = None,  # (C, g) what nobody learns of the items
+    begins: int = 0,  # where it belongs among the d
 ) -> Tensor:
     "Mean negative log likelihood of each user's own item, estimated from a sample of items."
-    scores = products(users, items, given)
+    scores = users @ items.T if given is None else products(users, items, given, begins)
     own = scores.diagonal() if own_items is None else (users * own_items).sum(dim=1)
     others = (scores - log_expected).masked_fill(nums[: len(users), None] == nums[None, :], -torch.inf)
     losses = torch.logaddexp(torch.logsumexp(others, dim=1), own) - own
     return (losses * weights).mean()
 
 
-def products(users: Tensor, items: Tensor, given: slice) -> Tensor:  # users: (B, d), items: (C, d)
-    "(B, C) users @ items.T, without working out gradients of what is given of the items: most of their numbers are."
-    learned = [torch.cat([part[:, : given.start], part[:, given.stop :]], dim=1) for part in (users, items)]
-    return torch.addmm(learned[0] @ learned[1].T, users[:, given], items[:, given].detach().T)
+def products(
+    users: Tensor,  # (B, d)
+    learned: Tensor,  # (C, d - g) of the items
+    given: Tensor,  # (C, g) of the items
+    begins: int,  # where these belong among the d
+) -> Tensor:
+    "(B, C) of users and whole items; these are never put together, as most of their numbers are given and want no gradient."
+    ends = begins + given.shape[1]
+    asked = torch.cat([users[:, :begins], users[:, ends:]], dim=1)
+    return torch.addmm(asked @ learned.T, users[:, begins:ends], given.T)
 
 
 def all_scores(
