@@ -17,12 +17,14 @@ from recsys.scorers.als import AlsScorer
 from recsys.scorers.ease import ROWS, EaseScorer, ease_table, inverse_gram
 from recsys.scorers.hybrid import HybridScorer
 from recsys.scorers.item_knn import ItemKnnScorer
+from recsys.scorers.kindred import KindredScorer, baskets, company, kinship
 from recsys.scorers.popularity import PopularityScorer
 from recsys.scorers.repurchase import RepurchaseScorer
 from recsys.scorers.same_product import SIBLINGS, SameProductScorer, same_product
 from recsys.scorers.segment_popularity import SegmentPopularityScorer, Segments, departments, favourite, segment_labels
 from recsys.scorers.transitions import Steps, TransitionScorer, count_steps
 from recsys.scorers.trending import TrendingScorer
+from recsys.vectors.table import VectorTable
 
 
 def catalog_of(shop) -> Catalog:
@@ -95,6 +97,21 @@ class TestTrending(ScorerContract):
 class TestSameProduct(ScorerContract):
     def make(self, shop):
         return SameProductScorer().fit(shop, catalog_of(shop))
+
+
+def places_of_things(shop, seed=0) -> VectorTable:
+    "Noise, and one number that tells both tastes apart; every ninth item has none."
+    vectors = np.random.default_rng(seed).normal(size=(N_ITEMS, 6)).astype(np.float32)
+    vectors[:, 0] = np.where(np.arange(N_ITEMS) // 20 == 1, 1, -1)
+    has = np.arange(N_ITEMS) % 9 != 8
+    return VectorTable.of(shop.items.ids[has], vectors[has], "shop:made_up")
+
+
+class TestKindred(ScorerContract):
+    exact = False
+
+    def make(self, shop):
+        return KindredScorer(places_of_things(shop)).fit(shop, catalog_of(shop))
 
 
 class TestAls(ScorerContract):
@@ -310,3 +327,21 @@ def test_what_a_user_is_to_a_scorer_is_worked_out_once_for_the_same_queries():
     assert counts == {"als": 1, "item_knn": 1, "repurchase": 1}
     np.testing.assert_array_equal(mixed.top_k(shop.queries(np.arange(8)), 5).nums, first.nums)
     assert set(counts.values()) == {2}
+
+
+def test_what_sold_often_says_no_more_of_a_kind_than_what_sold_once():
+    shop = made_up_shop()
+    vectors, taken = places_of_things(shop).rows(shop.items.ids, missing="nan"), baskets(shop)
+    of_both = np.zeros((1, N_ITEMS), np.float32)
+    of_both[0, [0, 1, 20, 21]] = 1
+    many = csr_array(np.concatenate([taken.toarray(), np.repeat(of_both, 500, axis=0)]))  # bestsellers that everybody takes
+    assert kinship(vectors, many).shares[0] > 0.6 * kinship(vectors, taken).shares[0]
+
+
+def test_company_is_what_others_took_and_an_item_alone_is_itself():
+    places = np.array([[0.0], [1.0], [5.0], [np.nan]], dtype=np.float32)
+    taken = csr_array(np.array([[1, 1, 0, 1]], dtype=np.float32))
+    met = company(places, taken)
+    assert np.allclose(met.sums[[0, 1], 0] / met.weights[:2], 0.5)
+    assert (met.sums[2, 0], met.weights[2]) == (5, 1)
+    assert np.isfinite(met.sums).all() and (met.weights > 0).all()
