@@ -23,6 +23,7 @@ from recsys.scorers.base import STRATEGIES, Missing
 from recsys.scorers.hybrid import make_hybrid
 
 SHOP, USER_IDS, ITEM_NUMS = make_shop()
+NEWCOMERS = {"kindred": Circle().fit(SHOP)}
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}</style>'
 
 
@@ -37,9 +38,16 @@ def made(tmp_path_factory):
     scorers["hybrid"] = make_hybrid(scorers, SHOP, {"two_tower": 0.99, "content": 0.01}, "hybrid")  # spoiled by its worse part
     judgement = judge(protocol := make_protocol(SHOP, USER_IDS, ITEM_NUMS, catalog=catalog), scorers)
     more = [audit_section(audit(protocol, scorers)), behaviour_section(behaviour(protocol, scorers, catalog, SHOP))]
-    report = Report("Evaluation", [("shops", "1")], [report_shop(judgement, SHOP, catalog, scorers, "allow", SHOP.at + 1, more=more)])
+    report = Report("Evaluation", [("shops", "1")], [report_shop(judgement, SHOP, catalog, scorers, "allow", SHOP.at + 1, more=more, newcomers=NEWCOMERS)])
     write_report(report, out)
     return report, judgement, out
+
+
+def test_who_is_asked_about_new_items_alone_stands_only_there(made):
+    report, _, out = made
+    cold = {row["strategy"] for row in json.loads((out / "cold_ranking.json").read_text())["shop"]["rows"]}
+    assert {"kindred", "content", "newest_of_category"} <= cold
+    assert "kindred" not in {row["strategy"] for shop in report.shops for row in shop.rows}
 
 
 class Seen(HTMLParser):

@@ -112,4 +112,6 @@ def test_the_river_runs_on_a_cut_of_the_real_data(real_data, tmp_path):
     assert set(run.table("metrics")["strategy"]) >= ALWAYS
     assert value(run, "repurchase") > value(run, "popularity")
     assert value(run, "item_knn") > value(run, "popularity")
+    new = json.loads((run.artifact("evaluate") / "cold_ranking.json").read_text())["hm"]["rows"]
+    assert {"kindred", "content", "two_tower", "random"} <= {row["strategy"] for row in new}
     assert ROOT not in (tmp_path / "runs").parents

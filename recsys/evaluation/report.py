@@ -53,7 +53,7 @@ from ..scorers.base import Missing, Scorer, contains
 COLOURS = {"popularity": "#8f8f88", "segment_popularity": "#a89f7a", "trending": "#c47f6b", "repurchase": "#b3854f", "same_product": "#9a6b4a",
            "item_knn": "#c99a12", "transitions": "#8f9d2f", "ease": "#5f9a3c", "als": "#3f7fd6", "content": "#2f9e6e", "two_tower": "#8a63d2",
            "als_tower": "#2aa3b8", "hybrid_generalizable": "#d9679a", "hybrid": "#d14d41", "hybrid_default": "#e0876a", "ranker": "#7a4f9e",
-           "random": "#b9b9b2", "newest_of_category": "#b3854f"}  # fmt: skip
+           "kindred": "#b55a7a", "random": "#b9b9b2", "newest_of_category": "#b3854f"}  # fmt: skip
 ANY_COLOUR = "#7d8590"
 
 
@@ -629,9 +629,10 @@ def report_shop(
     end_at: int | None = None,  # where the judged window ends
     seed: int = 7,
     more: Sequence[Section] = (),  # what other rooms add
+    newcomers: Mapping[str, Scorer | Missing] = MappingProxyType({}),  # who is asked about new items alone
 ) -> ShopReport:
     "A shop's part of the page."
-    cold = cold_ranking(judgement.protocol, scorers, catalog, interactions, seed=seed)
+    cold = cold_ranking(judgement.protocol, {**scorers, **newcomers}, catalog, interactions, seed=seed)
     facts, red = shop_facts(judgement, interactions, repeat, end_at), below_best_part(judgement, parts_of(scorers))
     return ShopReport(interactions.dataset, facts, judgement.rows, compare_all(judgement), below_baselines(judgement), red, judgement.layers, cold,
                       examples(judgement, catalog, seed), tuple(more))  # fmt: skip
