@@ -20,6 +20,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'recsys.api.main.Counts.text': ('api.main.html#counts.text', 'recsys/api/main.py'),
                                  'recsys.api.main.Desk': ('api.main.html#desk', 'recsys/api/main.py'),
                                  'recsys.api.main.Desk.__init__': ('api.main.html#desk.__init__', 'recsys/api/main.py'),
+                                 'recsys.api.main.Desk._in_a_thread': ('api.main.html#desk._in_a_thread', 'recsys/api/main.py'),
+                                 'recsys.api.main.Desk._leave': ('api.main.html#desk._leave', 'recsys/api/main.py'),
                                  'recsys.api.main.Desk.ask': ('api.main.html#desk.ask', 'recsys/api/main.py'),
                                  'recsys.api.main.Door': ('api.main.html#door', 'recsys/api/main.py'),
                                  'recsys.api.main.Door.__call__': ('api.main.html#door.__call__', 'recsys/api/main.py'),

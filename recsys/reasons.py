@@ -113,16 +113,20 @@ class Teller:
 
     def _evidence(self, query: Queries, terms: Terms, n: int) -> list[list[tuple[int, Evidence]]]:
         "For each item the events that speak for it, the strongest first; events of one item count together, of equal ones the newest."
-        past = query.past
-        items, newest, where = np.unique(past.item_nums[::-1], return_index=True, return_inverse=True)
-        newest = len(past.item_nums) - 1 - newest
-        sums = terms.events @ (where[::-1, None] == np.arange(len(items)))  # (C, n items)
-        order = np.lexsort((np.broadcast_to(-newest, sums.shape), -sums))[:, :n]
+        past, taken = query.past, query.past.item_nums[::-1].tolist()  # plain lists: a service does this for every reply
+        items = list(dict.fromkeys(taken))  # the newest first
+        place_of = {item: place for place, item in enumerate(items)}
+        where = np.array([place_of[item] for item in reversed(taken)])
+        sums = terms.events @ (where[:, None] == np.arange(len(items)))  # (C, n items)
+        order = np.argsort(-sums, axis=1, kind="stable")[:, :n]
         adds = np.take_along_axis(sums, order, axis=1)
         shares = (np.maximum(adds, 0) / np.maximum(np.maximum(sums, 0).sum(axis=1, keepdims=True), 1e-300)).tolist()
         ages = np.zeros(0) if query.time_unit == "order" else np.maximum(query.ages(), 0).astype(int)
-        said = {place: (int(items[place]), int(self.catalog.items.ids[items[place]]), self.catalog.titles(items[[place]])[0], EVENT_KINDS[past.codes[event]],
-                        int(ages[event]) if len(ages) else None) for place in set(order.ravel().tolist()) for event in [newest[place]]}  # fmt: skip
+        said = {}
+        for place in set(order.ravel().tolist()):
+            item, event = items[place], len(taken) - 1 - taken.index(items[place])
+            said[place] = (item, int(self.catalog.items.ids[item]), self.catalog.titles([item])[0], EVENT_KINDS[past.codes[event]],
+                           int(ages[event]) if len(ages) else None)  # fmt: skip
         return [[(said[place][0], Evidence(*said[place][1:], round(share, 4))) for place, share, add in zip(*row, strict=True) if add > 0]
                 for row in zip(order.tolist(), shares, adds.tolist(), strict=True)]  # fmt: skip
 

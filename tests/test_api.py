@@ -1,10 +1,12 @@
 """The service: whatever is asked, the answer is typed; a mistake of the caller is a 4xx, a missing bundle a 503, and nothing is a 500."""
 
+import asyncio
 import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +15,7 @@ import pytest
 import serving_shop as made
 from fastapi.testclient import TestClient
 
-from recsys.api.main import MAX_PICTURE, Answer, Desk, ItemDetail, Model, Problem, Ready, Swap, Why, create_app
+from recsys.api.main import MAX_PICTURE, Answer, Busy, Desk, ItemDetail, Model, Problem, Ready, Swap, Why, create_app
 from recsys.pipeline.bundle import bundle
 from recsys.scorers.base import Scorer, TopK
 from recsys.serving.bundle import read_about, version_of
@@ -139,7 +141,7 @@ BODIES = [b"", b"{", b"null", b"[]", b"7", b'"x"', b"\xff\xfe", b'{"history": {}
 
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
 def test_odd_bodies(client, body):
-    refused(client.post("/recommend", content=body, headers={"content-type": "application/json"}), 400, 422)
+    refused(client.post("/recommend", content=body, headers={"content-type": "application/json"}), 422)
 
 
 def test_duplicate_keys_wrong_types_and_sizes(client):
@@ -200,6 +202,21 @@ def test_too_many_at_once_hear_so(client):
     desk.most = 0  # full
     reply = TestClient(create_app(client.app.state.standing.engine, desk=desk)).get(f"/recommend/user/{USER}")
     assert refused(reply, 503).error == "busy" and reply.headers["retry-after"]
+
+
+def test_a_place_is_taken_until_its_question_is_done():
+    async def asking():
+        desk, held, begun = Desk(workers=1, waiting=1, patience=0.05), threading.Event(), []
+        for question in (held.wait, lambda: begun.append("beside the first")):
+            with pytest.raises(Busy):
+                await desk.ask(question)
+        assert desk.inside == 1
+        held.set()
+        while desk.inside:
+            await asyncio.sleep(0.01)
+        assert await desk.ask(lambda: 7) == 7 and not begun
+
+    asyncio.run(asking())
 
 
 def test_importing_the_service_is_light():

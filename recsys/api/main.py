@@ -29,8 +29,9 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -276,11 +277,11 @@ def own_json(card) -> bytes:
     return to_json({name: getattr(card, name) for name in OWN} | {"image": f"/images/{card.item_id}" if card.has_image else None})[1:-1]
 
 
-def item_json(card, kept: dict[int, bytes]) -> bytes:  # kept: item id -> its `own_json`
+def item_json(card, kept: OrderedDict[int, bytes]) -> bytes:  # kept: item id -> its `own_json`
     "A card of the engine as an item of the service."
     if (own := kept.get(card.item_id)) is None:
         if len(kept) >= KEPT_ITEMS:
-            kept.pop(next(iter(kept)), None)  # the oldest; another thread may have been quicker
+            kept.popitem(last=False)  # the oldest
         kept[card.item_id] = own = own_json(card)
     if card.score is not None and not isfinite(card.score):  # json knows no NaN
         raise ValueError(f"the score of item {card.item_id} is {card.score}")
@@ -288,9 +289,9 @@ def item_json(card, kept: dict[int, bytes]) -> bytes:  # kept: item id -> its `o
     return b"{%s,%s" % (own, to_json(notes)[1:])
 
 
-def answer(reply, kept: dict[int, bytes] | None = None) -> Response:
+def answer(reply, kept: OrderedDict[int, bytes] | None = None) -> Response:
     "A reply of the engine as json; written once, not validated again: tests hold it to `Answer`."
-    kept = {} if kept is None else kept
+    kept = OrderedDict() if kept is None else kept
     fields = {name: getattr(reply, name) for name in Answer.model_fields if name != "items"}
     items = b",".join([item_json(card, kept) for card in reply.items])
     return Response(b'%s,"items":[%s]}' % (to_json(fields)[:-1], items), media_type="application/json")
@@ -298,7 +299,7 @@ def answer(reply, kept: dict[int, bytes] | None = None) -> Response:
 
 def item_fields(card) -> dict:
     "A card of the engine as plain values."
-    return json.loads(item_json(card, {}))
+    return json.loads(item_json(card, OrderedDict()))
 
 
 def as_json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -326,7 +327,9 @@ async def refuse_question(request: Request, wrong: RequestValidationError) -> Re
 
 
 async def refuse_http(request: Request, wrong: HTTPException) -> Response:
-    "No such page, wrong method, body too large."
+    "No such page, wrong method, body too large or not to be read."
+    if wrong.status_code == 400:  # bytes that are no text, json too deep: refused as other bodies are that are no json
+        return problem(422, "bad_request", "body: expected json, got what cannot be read as json")
     words = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
     return problem(wrong.status_code, words.get(wrong.status_code, "refused"), f"{wrong.detail}; /docs lists what can be asked")
 
@@ -416,24 +419,33 @@ class Desk:
     "Runs questions on a few threads and refuses when too many wait."
 
     def __init__(self, workers: int = WORKERS, waiting: int = WAITING, patience: float = PATIENCE) -> None:
-        self.limiter, self.most, self.inside, self.patience = anyio.CapacityLimiter(workers), workers + waiting, 0, patience
+        self.threads, self.most, self.inside, self.patience = ThreadPoolExecutor(workers), workers + waiting, 0, patience
         self.turn = asyncio.Lock()
 
     async def ask(self, question: Callable[[], T], short: bool = False) -> T:
         if self.inside >= self.most:
             raise Busy
         self.inside += 1
+        if not short:
+            return await self._in_a_thread(question)
         try:
-            if short:
-                async with self.turn:
-                    await asyncio.sleep(0)  # what came in meanwhile is read, and counted or refused
-                    return question()
-            with anyio.fail_after(self.patience):  # a thread cannot be stopped: its answer is thrown away, its place is free when it is done
-                return await anyio.to_thread.run_sync(question, limiter=self.limiter, abandon_on_cancel=True)
-        except TimeoutError:
-            raise Busy from None
+            async with self.turn:
+                await asyncio.sleep(0)  # what came in meanwhile is read, and counted or refused
+                return question()
         finally:
             self.inside -= 1
+
+    async def _in_a_thread(self, question: Callable[[], T]) -> T:
+        "A thread cannot be stopped: an answer that takes too long is thrown away, its place is free when it is done."
+        loop, work = asyncio.get_running_loop(), self.threads.submit(question)
+        work.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(self._leave))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(work), self.patience)
+        except TimeoutError:
+            raise Busy from None
+
+    def _leave(self) -> None:
+        self.inside -= 1
 
 
 class Door:
@@ -883,7 +895,7 @@ def serve(host: str = "127.0.0.1", port: int = 8000, bundle: Path | str | None =
     import uvicorn
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything heavy is imported: questions share the cores, one does not take them all
-    sys.setswitchinterval(0.001)  # s a computing thread may keep the others waiting, among them the one that reads and writes
+    sys.setswitchinterval(0.0002)  # s a computing thread may keep the others waiting, among them the one that reads and writes
     uvicorn.run(create_app(bundle=bundle, demo=demo), host=host, port=port, log_level=log_level, timeout_graceful_shutdown=10, timeout_keep_alive=KEEP_ALIVE)
 
 

@@ -15,6 +15,7 @@ import fnmatch
 import json
 import os
 import shutil
+from collections import OrderedDict  # a plain dict looks for its oldest entry among all that have left before it
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -270,8 +271,8 @@ class Shop:
     ready: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # strategy -> (U, d) vectors of the users it knows
     lists: Lists | None = field(default=None, repr=False)
     words_file: Path | None = field(default=None, repr=False)  # which item says which word
-    cards: dict = field(default_factory=dict, repr=False, compare=False)  # num -> what the engine made of an item already shown
-    written: dict = field(default_factory=dict, repr=False, compare=False)  # item id -> the same as the service writes it
+    cards: OrderedDict = field(default_factory=OrderedDict, repr=False, compare=False)  # num -> what the engine made of an item already shown
+    written: OrderedDict = field(default_factory=OrderedDict, repr=False, compare=False)  # item id -> the same as the service writes it
 
     @property
     def best(self) -> str:

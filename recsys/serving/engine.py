@@ -179,7 +179,7 @@ def _card(shop: Shop, num: int) -> Card:
     image = shop.catalog.image_root is not None and bool(row["image"])
     price = None if row["price"] is None else round(float(row["price"]), 6)  # float32 writes 9.989999771
     if len(shop.cards) >= KEPT_CARDS:
-        shop.cards.pop(next(iter(shop.cards)), None)  # the oldest; another thread may have been quicker
+        shop.cards.popitem(last=False)  # the oldest
     shop.cards[num] = made = Card(int(row["item_id"]), shop.dataset, row["raw_id"] or str(row["item_id"]), row["title"], row["category"], price, facets, image)
     return made
 
@@ -307,8 +307,8 @@ def said(hits: Hits, asked: np.ndarray | None, vectors: np.ndarray | None, shop:
     if vectors is not None and (asked is not None or len(hits.nums)):
         models = hits.nums[:N_MODELS]
         towards = asked if asked is not None else np.nan_to_num(hits.scores[:N_MODELS] @ np.nan_to_num(vectors[models]))
-        allowed = np.flatnonzero(shop.recommender.allowed)
-        scores[allowed] += LIKE_WEIGHT * np.maximum(np.nan_to_num(vectors[allowed] @ (towards / max(np.linalg.norm(towards), 1e-12))), 0)
+        likeness = vectors @ (towards / max(np.linalg.norm(towards), 1e-12)).astype(vectors.dtype)  # of all: to take some out would copy them
+        scores += LIKE_WEIGHT * np.maximum(np.nan_to_num(likeness), 0) * shop.recommender.allowed
     nums = np.argsort(-scores, kind="stable")[:k]
     nums = nums[scores[nums] > 0]
     by_words = set(hits.nums.tolist())
@@ -329,7 +329,7 @@ def seen(looks: np.ndarray, vectors: np.ndarray | None, k: int, allowed: np.ndar
     if vectors is None:
         raise StrategyError("cannot search by a picture: no item here has a vector to compare")
     offered = np.flatnonzero(allowed & np.isfinite(vectors[:, 0]))
-    top = best((vectors[offered] @ looks)[None].astype(np.float32), k, offered)
+    top = best((vectors @ looks.astype(vectors.dtype))[offered][None], k, offered)
     nums = top.nums[0][top.nums[0] >= 0]
     return nums, top.scores[0][: len(nums)].tolist(), [Reason("found", "content", 1.0, "looks like your picture")] * len(nums)
 
@@ -538,7 +538,8 @@ class Engine:
                 continue
             top = scorer.top_k(queries, k, shop.recommender.allowed, queries.matrix(shop.interactions.n_items))
             if len(nums := top.nums[0][top.nums[0] >= 0]):
-                told = zip(top.scores[0].tolist(), self._tellers[shop.dataset].tell(scorer, queries, nums), strict=False)
+                alone = Leads((name,), np.zeros(len(nums), np.int64), np.ones(len(nums)))  # nobody else has a say
+                told = zip(top.scores[0].tolist(), self._tellers[shop.dataset].tell(scorer, queries, nums, alone), strict=False)
                 cards = make_cards(shop, nums, [{"score": score, "why": reason.text, "reason": reason} for score, reason in told])
                 reason = None if len(nums) == k else f"only {len(nums)} items are left"
                 return Reply(shop.dataset, None, True, "similar", name, reason, cards, self.bundle.version)
