@@ -46,7 +46,7 @@ bench: $(STAMP)  ## the figures about speed, each against its peer in the same r
 	$(BIN)/python benchmarks/topk.py --record
 	$(BIN)/python benchmarks/evaluation.py --record
 	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/demo.py --record
+	$(BIN)/python benchmarks/visitors.py --record
 	for figure in start rate similar overload swap sigterm fuzz soak; do $(BIN)/python benchmarks/service.py $$figure --record || exit 1; done
 
 demo: $(STAMP)  ## the demo, in a browser

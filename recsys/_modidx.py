@@ -52,6 +52,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'recsys.api.main.Swap': ('api.main.html#swap', 'recsys/api/main.py'),
                                  'recsys.api.main.Why': ('api.main.html#why', 'recsys/api/main.py'),
                                  'recsys.api.main._demo': ('api.main.html#_demo', 'recsys/api/main.py'),
+                                 'recsys.api.main._give_way': ('api.main.html#_give_way', 'recsys/api/main.py'),
                                  'recsys.api.main._open': ('api.main.html#_open', 'recsys/api/main.py'),
                                  'recsys.api.main._options': ('api.main.html#_options', 'recsys/api/main.py'),
                                  'recsys.api.main._read_picture': ('api.main.html#_read_picture', 'recsys/api/main.py'),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 import serving_shop as made
 from fastapi.testclient import TestClient
 
-from recsys.api.main import MAX_PICTURE, Answer, Busy, Desk, ItemDetail, Model, Problem, Ready, Swap, Why, create_app
+from recsys.api import main
+from recsys.api.main import MAX_PICTURE, Answer, Busy, Desk, ItemDetail, Model, Problem, Ready, Standing, Swap, Why, create_app
 from recsys.pipeline.bundle import bundle
 from recsys.scorers.base import Scorer, TopK
 from recsys.serving.bundle import read_about, version_of
@@ -303,6 +305,17 @@ def test_a_swap_is_whole_or_nothing(folder, tmp_path, monkeypatch):
         shutil.rmtree(two)
         assert reload(rollback=True).status_code == 409 and served() == first
         assert 'recsys_swaps_total{status="swapped"} 3' in client.get("/metrics").text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there have threads a priority of their own")
+def test_a_bundle_is_opened_behind_the_backs_of_those_that_answer(folder, tmp_path, monkeypatch):
+    priority = lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    opened, usual = [], priority()
+    monkeypatch.setattr(main, "_open", lambda bundle, _open=main._open: opened.append(priority()) or _open(bundle))
+    standing = Standing(bundle=folder)
+    assert standing.swap()["status"] == "swapped" and standing.swap()["status"] == "same"
+    assert opened == [usual, main.LAST] and priority() == usual  # the first one nobody is kept waiting by
+    standing.rest()
 
 
 def test_without_a_token_there_is_no_door(client, monkeypatch):

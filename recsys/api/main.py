@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_K', 'MAX_HISTORY', 'MAX_BODY', 'MAX_PICTURE', 'LAST_MS', 'Id', 'AnyId', 'StrategyName', 'Dataset', 'OWN',
-           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'LEAVE', 'BUCKETS',
-           'PROBLEMS', 'PAGE', 'QUESTIONS', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar', 'Event',
-           'AskHistory', 'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence', 'Part', 'Why',
-           'Model', 'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields', 'as_json',
-           'NotReady', 'problem', 'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors', 'BodyLimit',
-           'small_jpeg', 'cached_jpeg', 'Desk', 'Door', 'Busy', 'refuse_busy', 'Standing', 'Metered', 'Counts',
-           'engine_of', 'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why', 'add_admin',
-           'listen_to_hup', 'add_items', 'docs_page', 'add_front', 'add_reason', 'create_app', 'serve']
+           'KEPT_ITEMS', 'log', 'SIZES', 'WORKERS', 'WAITING', 'PATIENCE', 'T', 'ASKED_AT_THE_DESK', 'LEAVE', 'LAST',
+           'BUCKETS', 'PROBLEMS', 'PAGE', 'QUESTIONS', 'KEEP_ALIVE', 'app', 'Strict', 'Ask', 'AskExplain', 'AskSimilar',
+           'Event', 'AskHistory', 'AskSearch', 'AskReload', 'Because', 'Item', 'ItemDetail', 'Answer', 'Evidence',
+           'Part', 'Why', 'Model', 'Swap', 'Problem', 'Live', 'Ready', 'own_json', 'item_json', 'answer', 'item_fields',
+           'as_json', 'NotReady', 'problem', 'refuse_question', 'refuse_http', 'refuse_ours', 'handle_errors',
+           'BodyLimit', 'small_jpeg', 'cached_jpeg', 'Desk', 'Door', 'Busy', 'refuse_busy', 'Standing', 'Metered',
+           'Counts', 'engine_of', 'add_health', 'model_fields', 'add_recommend', 'add_search', 'reply_of', 'why',
+           'add_admin', 'listen_to_hup', 'add_items', 'docs_page', 'add_front', 'add_reason', 'create_app', 'serve']
 
 # %% ../../nbs/92_api.main.ipynb #e1ea1cc1
 import asyncio
@@ -483,6 +483,7 @@ def _open(bundle: Path | str | None):  # -> recsys.serving.engine.Engine
 
 def _warm_up(engine) -> None:
     "In a thread beside the first visitors; who needs what could not be loaded hears why."
+    _give_way()
     _settle()
     try:
         engine.warm_up()
@@ -502,6 +503,15 @@ def _settle() -> None:
 
 
 LEAVE = 8.0  # s
+
+
+LAST = 19  # the lowest priority there is
+
+
+def _give_way() -> None:
+    "Let this thread wait whenever one that answers wants the processor, where the system tells threads apart."
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LAST)
 
 
 class Standing:
@@ -534,8 +544,11 @@ class Standing:
         try:
             if rollback and self.before is None:
                 return self._told("refused", "there is none before this one")
-            engine = _open(self.before if rollback else self.bundle)
-            return self._exchange(engine)
+            chosen = self.before if rollback else self.bundle
+            if self.engine is None:
+                return self._exchange(_open(chosen))
+            with ThreadPoolExecutor(1, initializer=_give_way) as behind:
+                return self._exchange(behind.submit(_open, chosen).result())
         except RecsysError as wrong:
             log.warning("bundle refused: %s", wrong)
             return self._refused(str(wrong))

@@ -1,6 +1,6 @@
 """The demo as its visitors meet it: when there is something to see, how long a click takes, and whether visitors ever see each other's things.
 
-python benchmarks/demo.py [--sessions 20] [--actions 50] [--record]
+python benchmarks/visitors.py [--sessions 20] [--actions 50] [--record]
 
 On the bundle at RECSYS_BUNDLE, else the published one (`recsys run sample --publish`). The first sight and a visitor's clicks are timed in
 Chromium, from the click until the page shows the answer; the other visitors speak to the server as the page does. Every answer is
@@ -234,7 +234,7 @@ def main() -> None:
     began = time.perf_counter()
     measured = measure(asked.sessions, asked.actions)
     if asked.record:
-        record("demo", measured, time.perf_counter() - began, "python benchmarks/demo.py --record")
+        record("demo", measured, time.perf_counter() - began, "python benchmarks/visitors.py --record")
     else:
         print(measured)
 
