@@ -57,7 +57,8 @@ def check_columns(
 ) -> None:
     "Refuse a file that lacks a column, by the names of both."
     if missing := [name for name in need if name not in have]:
-        raise SchemaError(f"{Path(path).name} needs the column {', '.join(missing)}, got {', '.join(have)}; {hint or 'is it the right file, comma separated?'}")
+        lacks = f"{Path(path).name} needs the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}, got {', '.join(have)}"
+        raise SchemaError(f"{lacks}; {hint or 'is it the right file, comma separated?'}")
 
 # %% ../../nbs/11_data.engine.ipynb #b575b53c
 ENGINES = ("duckdb", "spark")

@@ -458,7 +458,7 @@ class Engine:
         found = self._ranked(shop, queries, scorer, k, wish)
         if not len(found.nums) and scorer is not popular and isinstance(popular, Scorer):
             whom = "of this history" if queries.has_history[0] else "to a stranger"
-            scorer, notes = popular, [f"{STRANGER}, so what is popular answers" if notes else f"{strategy} has nothing to say {whom}, so {POPULAR} answers"]
+            scorer, notes = popular, [f"{STRANGER if notes else f'{strategy} has nothing to say {whom}'}, so {POPULAR} answers"]
             found = self._ranked(shop, queries, scorer, k, wish)
         if (n := len(found.nums)) < k:
             narrow = wish.filters or wish.exclude or self._applied[shop.dataset]

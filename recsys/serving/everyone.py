@@ -82,7 +82,7 @@ def recommend_all(
 ) -> dict[str, int]:
     "Write `recommendations_<shop>.parquet` with a list for every user who did something; returns the number of users."
     if k < 1 or engine not in ENGINES:
-        raise SettingsError(f"k should be 1 or more and engine one of {', '.join(ENGINES)}, got {k} and {engine!r}")
+        raise SettingsError(f"a list should have 1 item or more, and engine be one of {', '.join(ENGINES)}, got k = {k} and engine = {engine!r}")
     about, done = read_about(folder := find_bundle(bundle)), {}
     check_files(folder, about["files"], REMEDY)
     Path(out).mkdir(parents=True, exist_ok=True)
