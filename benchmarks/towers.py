@@ -1,7 +1,6 @@
 """Two-towers: pairs a second of our training against a plain PyTorch step and the bare matrix products of the same widths, in the same run.
 
-python benchmarks/towers.py [--users N --items N --events N --dims D] [--fp32] [--recall]   (defaults: a tenth of full-size H&M)
-All three multiply in the number format the step takes on this processor; --fp32 keeps them from bf16.
+python benchmarks/towers.py [--users N --items N --events N --dims D] [--recall]   (defaults: a tenth of full-size H&M)
 --recall trains twice, on epochs of a draw and on epochs of all pairs, and compares recall@100 of what comes next: an hour at the defaults
 """
 
@@ -29,7 +28,6 @@ from recsys.towers.train import (
     Feed,
     TowerModel,
     TrainDials,
-    bf16_is_faster,
     draw_extra,
     epoch_batches,
     given_of,
@@ -79,7 +77,7 @@ def config_of(shop: TowerShop) -> TowerConfig:
     return TowerConfig({NAME: shop.vectors.shape[1]}, widths={NAME: width_of(shop.vectors)})
 
 
-def ours(size: Size, bf16: bool) -> dict:
+def ours(size: Size) -> dict:
     "So many batches of the step's own loop; pairs, seconds, items of a batch."
     import recsys.towers.train as module
 
@@ -94,13 +92,13 @@ def ours(size: Size, bf16: bool) -> dict:
         rng = np.random.default_rng(0)
         made = [make_batch(feed, rows, draw_extra(feed, rows, dials.batch_size // 2, rng), expected)[0] for _, rows, expected in some[:5]]
         started = time.perf_counter()
-        train_epoch(towers, {NAME: feed}, Adam(towers, dials.learning_rate), dials, 0, bf16)
+        train_epoch(towers, {NAME: feed}, Adam(towers, dials.learning_rate), dials, 0)
     pairs = sum(len(rows) for _, rows, _ in some)
     return {"pairs": pairs, "seconds": time.perf_counter() - started, "items": int(np.mean([len(batch.vectors) for batch in made])),
             "candidates": len(made[0].candidates), "batch": pairs // len(some)}  # fmt: skip
 
 
-def plain(size: Size, bf16: bool, batch: int = 1024) -> dict:
+def plain(size: Size, batch: int = 1024) -> dict:
     "A usual PyTorch step: one network on items, a user's history pooled by `embedding_bag`, in-batch softmax, torch's Adam."
     torch.set_num_threads(1)
     torch.manual_seed(7)
@@ -113,10 +111,9 @@ def plain(size: Size, bf16: bool, batch: int = 1024) -> dict:
 
     def step(nums: torch.Tensor) -> None:
         mentioned, places = torch.unique(nums, return_inverse=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            made = net(vectors[mentioned]).float()
-            users = user(functional.embedding_bag(places[:, 1:].contiguous(), made, mode="mean"))
-            loss = functional.cross_entropy((users @ made[places[:, 0]].T).float(), torch.arange(batch))
+        made = net(vectors[mentioned])
+        users = user(functional.embedding_bag(places[:, 1:].contiguous(), made, mode="mean"))
+        loss = functional.cross_entropy(users @ made[places[:, 0]].T, torch.arange(batch))
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -128,15 +125,14 @@ def plain(size: Size, bf16: bool, batch: int = 1024) -> dict:
     return {"pairs": size.batches * batch, "seconds": time.perf_counter() - started}
 
 
-def products(size: Size, bf16: bool, items: int, candidates: int, batch: int) -> dict:
+def products(size: Size, items: int, candidates: int, batch: int) -> dict:
     "The matrix products of our step alone, forward and backward, nothing else."
     torch.set_num_threads(1)
     config = TowerConfig({NAME: size.dims})
     wide, learned = config.item_size + TREND_SIZE, config.embedding_size + TREND_SIZE  # what is given of the items gets no gradient
     shapes = [(items, size.dims, 128)] * 2 + [(items, 128, 64)] * 6 + [(items, 128, 128)] * 3 + [(items, 64, 32)] * 3
     shapes += [(batch, wide, candidates), (batch, candidates, wide), (candidates, batch, learned)]
-    kind = torch.bfloat16 if bf16 else torch.float32
-    left = [(torch.ones(n, k, dtype=kind), torch.ones(k, m, dtype=kind)) for n, k, m in shapes]
+    left = [(torch.ones(n, k), torch.ones(k, m)) for n, k, m in shapes]
     flops = sum(2 * n * k * m for n, k, m in shapes)
     fastest = float("inf")  # a limit: what the machine can, not what it does while others work
     for _ in range(size.batches):
@@ -169,11 +165,11 @@ def drawn_against_all(size: Size, max_pairs: int, epochs: int, n_asked: int = 50
     return {"draw": found["draw"].mean(), "all": found["all"].mean(), "difference": off.mean(), "margin": 1.96 * off.std() / len(off) ** 0.5}
 
 
-def rates(size: Size, bf16: bool, run: Callable[..., Timed] = apart) -> dict[str, Timed]:
+def rates(size: Size, run: Callable[..., Timed] = apart) -> dict[str, Timed]:
     "Name -> what it cost, each in a process of its own."
-    own = run(ours, size, bf16)
-    bare = run(products, size, bf16, own.said["items"], own.said["candidates"], own.said["batch"])
-    return {"our training loop": own, "a plain step": run(plain, size, bf16), "the matrix products alone": bare}
+    own = run(ours, size)
+    bare = run(products, size, own.said["items"], own.said["candidates"], own.said["batch"])
+    return {"our training loop": own, "a plain step": run(plain, size), "the matrix products alone": bare}
 
 
 def main(given: list[str] | None = None) -> dict[str, Timed]:
@@ -181,7 +177,6 @@ def main(given: list[str] | None = None) -> dict[str, Timed]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in Size()._asdict().items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--fp32", action="store_true", help="also where bf16 is faster")
     parser.add_argument("--recall", action="store_true", help="compare recall after draws and after all pairs instead")
     parser.add_argument("--max-pairs", type=int, default=MAX_PAIRS // 10, help="of a drawn epoch, with --recall")
     parser.add_argument("--epochs", type=int, default=10, help="with --recall")
@@ -194,10 +189,9 @@ def main(given: list[str] | None = None) -> dict[str, Timed]:
                 f"{size.events:,}: {found['difference']:+.4f} ± {found['margin']:.4f}")  # fmt: skip
         print(said)
     else:
-        bf16 = bf16_is_faster() and not asked.fp32
-        found, numbers = rates(size, bf16), "bf16" if bf16 else "fp32"
+        found = rates(size)
         per_second = {name: one.said["pairs"] / one.said["seconds"] for name, one in found.items()}
-        table = Table(title=f"two-towers, {size.events:,} pairs, {size.items:,} items of {size.dims} numbers, {numbers}, one thread", box=None)
+        table = Table(title=f"two-towers, {size.events:,} pairs, {size.items:,} items of {size.dims} numbers, fp32, one thread", box=None)
         for name in ("", "pairs/s", "x plain", "peak GiB"):
             table.add_column(name, justify="right" if name else "left")
         for name, one in found.items():
@@ -205,7 +199,7 @@ def main(given: list[str] | None = None) -> dict[str, Timed]:
         Console(width=140).print(table)
         own, step, bare = per_second.values()
         said = (f"{own / step:.2f}x the pairs/s of a plain step (history of {HISTORY} pooled), {own / bare:.2f}x of what its matrix products allow, "
-                f"{own:,.0f} pairs/s in {numbers}, peak {found['our training loop'].peak / 2**30:.1f} GiB at {size.events:,} pairs")  # fmt: skip
+                f"{own:,.0f} pairs/s, peak {found['our training loop'].peak / 2**30:.1f} GiB at {size.events:,} pairs")  # fmt: skip
     if asked.record:
         record("two-towers, recall" if asked.recall else "two-towers", said, time.perf_counter() - started,
                f"python benchmarks/towers.py{' --recall' if asked.recall else ''} --record")  # fmt: skip

@@ -26,8 +26,6 @@ from recsys.towers.train import (
     TowerModel,
     TrainDials,
     ahead,
-    batch_loss,
-    bf16_is_faster,
     draw_extra,
     given_of,
     held_out,
@@ -263,35 +261,7 @@ def test_a_step_moves_by_the_formula_and_leaves_alone_what_has_no_gradient():
             assert torch.equal(value, before[name])
 
 
-def test_vectors_in_bf16_ahead_change_no_bit():
-    told = shop_of_tastes()
-    feed, towers = Feed(told, make_pairs(told.interactions), 64, 7), Towers(config_of(told))
-    towers.items.begin("shop", told.vectors)
-    feed.given = given_of(towers, told)
-    rows = feed.rows[feed.periods[feed.rows] == 3]
-    batch, nums = make_batch(feed, rows, draw_extra(feed, rows, 32, np.random.default_rng(0)), log_expected(feed, rows, 32))
-    found = []
-    for given in (batch, batch.halved()):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = batch_loss(towers, "shop", given, nums)
-        found.append([loss, *torch.autograd.grad(loss, list(towers.items.adapters.parameters()))])
-    assert batch.halved().vectors.dtype == torch.bfloat16 and all(torch.equal(one, two) for one, two in zip(*found, strict=True))
-
-
 # the same every time
-
-
-@pytest.mark.parametrize("hiccup", [None, 3, 11])
-def test_work_beside_the_probe_does_not_change_the_number_format(monkeypatch, hiccup):
-    rounds = iter(range(16))  # eight in fp32, eight in bf16
-
-    def seconds(work):
-        nth = next(rounds)
-        return (3.0 if nth < 8 else 1.0) + (100 if nth == hiccup else 0)
-
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr("recsys.towers.train._seconds", seconds)
-    assert bf16_is_faster.__wrapped__(8)
 
 
 @pytest.mark.parametrize("threads", [2, 4])
