@@ -50,9 +50,10 @@ def newcomers(protocol: Protocol, window: Window, vectors: VectorTable | None) -
         return {"kindred": Missing("kindred", str(problem))}
 
 
-def questions(inputs: Mapping[str, Path], window: Window, policy: str, ks: Sequence[int]) -> Protocol:
-    "What every strategy of a shop is asked."
-    shop, truth, table = window.interactions, window.truth, content_vectors(inputs, window.interactions.dataset)
+def questions(inputs: Mapping[str, Path], window: Window, policy: str, ks: Sequence[int], table: VectorTable | None = None) -> Protocol:
+    "What every strategy of a shop is asked; its content vectors are read where they are not given."
+    shop, truth = window.interactions, window.truth
+    table = content_vectors(inputs, shop.dataset) if table is None else table
     vectors = None if table is None else table.rows(shop.items.ids, missing="nan")
     allowed = allowed_items(shop, window.catalog, sale_weeks(inputs["split"], shop.dataset))
     return make_protocol(shop, truth.rows, truth.item_nums, allowed, policy, ks, catalog=window.catalog, vectors=vectors,
@@ -114,8 +115,8 @@ def evaluate(
     judged, cutoffs, house = {}, read_cutoffs(inputs), read_rules(rules) if rules else {}
     for name, about in datasets(inputs).items():
         window, policy = load_window(inputs, name, "final"), cutoffs[name].policy(about["repeat"], repeat)
-        scorers, protocol = load_scorers(inputs, name, "final", dials=dials), questions(inputs, window, policy, ks)
-        vectors = content_vectors(inputs, name)
+        scorers, vectors = load_scorers(inputs, name, "final", dials=dials), content_vectors(inputs, name)
+        protocol = questions(inputs, window, policy, ks, vectors)
         judged[name] = judge_shop(window, protocol, scorers, policy, cutoffs[name].end_at, seed, rules_of(house, name), vectors)
         _write(lists_table(judged[name].judgement, window.interactions.items.ids), Path(out_dir) / f"recommendations_{name}.parquet")
         _write(users_table(judged[name].judgement), Path(out_dir) / f"users_{name}.parquet")
