@@ -74,21 +74,20 @@ def test_fault_21_killed_at_any_moment(river, ready, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_fault_22_interrupted(tmp_path, number):
     process = start([sys.executable, "-c", "from recsys.cli import main; main()", "run", "tiny", "--set", f"runs_dir={tmp_path / 'runs'}"])
-    executed = tmp_path / "runs" / "tiny"
+    executed, began = tmp_path / "runs" / "tiny", []
     for _ in range(300):
-        if list(executed.glob("*/01_events.running.ipynb")):
+        if list(executed.glob("*/*.running.ipynb")) and (began := psutil.Process(process.pid).children(recursive=True)):
             break
         time.sleep(0.1)
-    time.sleep(2)
-    began = set(psutil.Process(process.pid).children(recursive=True))
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "go on with: recsys run tiny" in said and "Traceback" not in said
     assert began and not [one for one in began if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     run = list_runs(tmp_path / "runs")[-1]
-    assert (run.status, run.record["reason"], run.record["failed"]) == ("failed", "interrupted", "events")
-    assert "This step failed" in (run.folder / "01_events.ipynb").read_text()
+    assert (run.status, run.record["reason"]) == ("failed", "interrupted")
+    [told] = run.folder.glob(f"*_{run.record['failed']}.ipynb")  # whichever step it was: a quick machine may be past the first
+    assert "This step failed" in told.read_text()
     assert not list(run.store.root.glob(".staging/*"))
 
 
