@@ -440,7 +440,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'recsys.data.engine.Text': ('data.engine.html#text', 'recsys/data/engine.py'),
                                     'recsys.data.engine._conv': ('data.engine.html#_conv', 'recsys/data/engine.py'),
                                     'recsys.data.engine._folded': ('data.engine.html#_folded', 'recsys/data/engine.py'),
-                                    'recsys.data.engine._settled': ('data.engine.html#_settled', 'recsys/data/engine.py'),
                                     'recsys.data.engine.ahead': ('data.engine.html#ahead', 'recsys/data/engine.py'),
                                     'recsys.data.engine.alike': ('data.engine.html#alike', 'recsys/data/engine.py'),
                                     'recsys.data.engine.check_columns': ('data.engine.html#check_columns', 'recsys/data/engine.py'),

@@ -248,25 +248,17 @@ def fold_neighbours(
 
 
 def _folded(table: pa.Table, again: np.ndarray, rest: Sequence[str], counted: bool) -> pa.Table:
-    table = _settled(table, again, rest)
-    after = np.flatnonzero(again)
-    repeats = after[alike(table.take(after), table.take(after - 1), rest)]
-    if not len(repeats):
-        return table
-    starts = np.delete(np.arange(table.num_rows), repeats)
-    total = (np.add if counted else np.maximum).reduceat(table["quantity"].to_numpy(), starts)
-    return table.take(starts).set_column(table.num_columns - 1, "quantity", pa.array(total))
-
-
-def _settled(table: pa.Table, again: np.ndarray, rest: Sequence[str]) -> pa.Table:
-    "Rows of one key in the order of the rest; threads give them in any."
     tied = np.flatnonzero(again | np.append(again[1:], False))
-    if not rest or not len(tied):
+    if not len(tied):
         return table
-    rows = table.select(rest).take(tied).append_column("key", pa.array(np.cumsum(~again)[tied]))
-    place = np.arange(table.num_rows)
-    place[tied] = tied[pc.sort_indices(rows, sort_keys=[("key", "ascending"), *((name, "ascending") for name in rest)])]
-    return table.take(place)
+    names = ["key", *rest]
+    rows = table.select(rest).take(tied).add_column(0, "key", pa.array(np.cumsum(~again)[tied]))
+    order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in names])  # threads give the rows of one key in any
+    rows, place, first = rows.take(order), np.arange(table.num_rows), np.ones(table.num_rows, bool)
+    place[tied] = tied[order]
+    first[tied[1:]] = ~alike(rows.slice(1), rows.slice(0, rows.num_rows - 1), names)
+    total = (np.add if counted else np.maximum).reduceat(table["quantity"].to_numpy()[place], np.flatnonzero(first))
+    return table.take(place[first]).set_column(table.num_columns - 1, "quantity", pa.array(total))
 
 
 def line_numbers(

@@ -32,7 +32,7 @@ class Look:
     "What the bytes of a file show."
 
     bom: bool = False  # a byte order mark in front
-    n_feeds: int = 0  # line feeds
+    lone_feed: bool = False  # a line feed without a carriage return in front
     n_returns: int = 0  # carriage returns
     n_pairs: int = 0  # carriage return and line feed, together
     nul: bool = False
@@ -42,7 +42,7 @@ class Look:
     @property
     def mixed_ends(self) -> bool:
         "Are there two kinds of line ends, or a carriage return inside of a line?"
-        return bool(self.n_feeds and self.n_returns) and not self.n_feeds == self.n_returns == self.n_pairs
+        return bool(self.lone_feed and self.n_returns) or 0 < self.n_pairs < self.n_returns
 
     @property
     def torn(self) -> bool:
@@ -59,8 +59,8 @@ class Look:
 
     def __add__(self, after: "Look") -> "Look":
         "What this part of a file and the next one show together."
-        counts = {name: getattr(self, name) + getattr(after, name) for name in ("n_feeds", "n_returns", "n_pairs")}
-        return Look(self.bom, **counts, nul=self.nul or after.nul, utf8=self.utf8 and after.utf8, odd_quotes=self.odd_quotes or after.odd_quotes)
+        return Look(self.bom, self.lone_feed or after.lone_feed, self.n_returns + after.n_returns, self.n_pairs + after.n_pairs,
+                    self.nul or after.nul, self.utf8 and after.utf8, self.odd_quotes or after.odd_quotes)  # fmt: skip
 
 
 def look(path: Path | str) -> Look:
@@ -131,10 +131,12 @@ def _quotes(seen: Look, piece: bytes, parity: int) -> int:
 
 
 def _ends(seen: Look, piece: bytes, n_before: int) -> None:
-    seen.n_feeds += int(np.count_nonzero(np.frombuffer(piece, np.uint8, offset=n_before) == ord("\n")))  # quicker than bytes.count
+    n_pairs = 0
     if b"\r" in piece:
+        n_pairs = piece.count(b"\r\n")
         seen.n_returns += piece.count(b"\r", n_before)
-        seen.n_pairs += piece.count(b"\r\n")
+        seen.n_pairs += n_pairs
+    seen.lone_feed = seen.lone_feed or (piece.count(b"\n", n_before) > n_pairs if n_pairs else piece.find(b"\n", n_before) >= 0)
 
 # %% ../../nbs/10_data.lines.ipynb #d00eef4f
 NUL, NOT_UTF8 = "line holds a NUL byte: it was damaged", "line is not UTF-8 text: save the file as UTF-8"

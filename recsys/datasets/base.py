@@ -25,13 +25,13 @@ from typing import NamedTuple
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..data.engine import Engine, check_columns, in_total_order, write_stream
+from ..data.ids import distinct
 from ..data.lines import BadLine, raw_text
 from ..data.schema import DAY_MS, EVENT_KINDS, EVENTS, ITEMS, PROPERTIES, REJECTS, USERS
 from ..errors import MissingFileError, SchemaError, SettingsError
@@ -257,10 +257,11 @@ def _chunks(engine: Engine, rows: ir.Table, n: int) -> list[ir.Table]:
 
 
 def merge(engine: Engine, staged: ir.Table, spec: DatasetSpec, n_rows: int) -> Iterator[pa.Table]:
-    "The kept rows as EVENTS, rows alike in `spec.same` as one; in parts, so that memory stays bounded."
-    fine, timed = staged.filter(staged.reason.isnull()), "ts" in spec.same
-    for part in _chunks(engine, fine.select(*spec.same, "quantity"), 1 + n_rows // CHUNK_ROWS if timed else 1):
-        for table in engine.folded(part, spec.same, spec.repeats_count):
+    "The kept rows as EVENTS, in order of time, rows alike in `spec.same` as one; in parts, so that memory stays bounded."
+    same = sorted(spec.same, key="ts".__ne__)  # time first: most files are in its order already, and what is nearly sorted is sorted in half the time
+    fine = staged.filter(staged.reason.isnull()).select(*same, "quantity")
+    for part in _chunks(engine, fine, 1 + n_rows // CHUNK_ROWS if "ts" in same else 1):
+        for table in engine.folded(part, same, spec.repeats_count):
             yield as_events(table, spec)
 
 
@@ -396,7 +397,7 @@ def _write_world(spec: DatasetSpec, source: Source, staged: Sequence[ir.Table], 
     items, users = spec.read_items(source, seen["item"]), spec.read_users(source, seen["user"], happened)
     for what, rows, schema in (("item", items, ITEMS), ("user", users, USERS)):
         n, ids = engine.write(rows.order_by(f"{what}_id"), paths[what], schema), pq.read_table(paths[what], columns=[f"{what}_id"])[f"{what}_id"]
-        if (n_ids := len(np.unique(ids.to_numpy()))) != n:
+        if (n_ids := len(distinct(ids.to_numpy()))) != n:
             raise SchemaError(f"{spec.name}: each {what} should have an id of its own, got {n:,} {what}s with {n_ids:,} ids; "
                               f"a {what} is listed twice, or two raw ids became one number")  # fmt: skip
     images = pq.read_table(paths["item"], columns=["image"])["image"]
