@@ -122,7 +122,7 @@ class Visitor:
     async def stay(self, actions: int) -> None:
         "Come, do so many things, go."
         await asyncio.sleep(self.random.uniform(*PAUSE))
-        shown = await self.tell("", "load", ["?picks="])
+        shown = await self.tell("", "load", [None, "?picks="])
         self.strategy = parse_qs(unescape(shown[self.place["link"]]).strip("?"))["strategy"][0]
         self.offered = re.findall(r'data-pick="(\d+)"', shown[self.place["found"]])
         for _ in range(actions):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from urllib.parse import parse_qs, urlencode
 
 import gradio as gr
@@ -66,6 +67,17 @@ class Visit:
     diversity: float = 0.0
     fresh: bool = False  # nothing they had before
     weights: Mapping[str, float] = field(default_factory=dict)  # of the hybrid's parts; empty = as they were tuned
+
+
+class Desk:
+    "Where the visit of one open page lies: its clicks come by several threads, and each begins where the one before has ended."
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.turn = visit, Lock()
+
+    def __deepcopy__(self, memo: dict) -> "Desk":
+        "Gradio copies the first one for everybody who comes."
+        return Desk(self.visit)
 
 
 # --- pictures and words
@@ -623,7 +635,7 @@ def build(engine: Engine) -> gr.Blocks:
     titles = [(str(engine.shop(name).about.get("title") or name), name) for name in engine.datasets]
     pills = {"show_label": False, "container": False, "elem_classes": "pills"}
     with gr.Blocks(title="Recommendations", analytics_enabled=False, fill_width=True) as blocks:
-        visit, made = gr.State(start), {}
+        desk, made = gr.State(Desk(start)), {}
         with gr.Row(elem_id="top"):
             gr.HTML("<h1>Recommendations</h1><p>Pick somebody, choose how to recommend, open anything.</p>", apply_default_css=False, elem_id="brand")
             shop = gr.Radio(titles, value=start.dataset, label="Shop", elem_id="shop", visible=len(titles) > 1, **pills)
@@ -643,37 +655,44 @@ def build(engine: Engine) -> gr.Blocks:
         def draw(now: Visit, parts: Iterable[str] = PANELS) -> list:
             return [PANELS[name](engine, now) if name in parts else gr.skip() for name in PANELS]
 
-        def begin(address: str) -> tuple:
-            now = linked(engine, address or "")
-            return now, *draw(now), "", gr.update(value=now.dataset), gr.update(choices=choices(engine, now.dataset), value=now.strategy)
+        def begin(desk: Desk, address: str) -> tuple:
+            with desk.turn:
+                now = desk.visit = linked(engine, address or "")
+                return *draw(now), "", gr.update(value=now.dataset), gr.update(choices=choices(engine, now.dataset), value=now.strategy)
 
-        def click(now: Visit, event: gr.EventData) -> tuple:
+        def click(desk: Desk, event: gr.EventData) -> tuple:
             data = event._data if isinstance(event._data, dict) else {}
-            try:
-                if "text" in data or "photo" in data:
-                    return now, *draw(now, ()), results_html(engine, now, data) if "photo" in data or str(data["text"]).strip() else ""
-                after = clicked(engine, now, data)
-                return after, *draw(after, touched(now, after, data)), "" if "shut" in data else gr.skip()
-            except RecsysError as problem:  # something that is not there: said in words, and all else stands still
-                told = draw(now, ())
-                told[list(PANELS).index("detail")] = f'<p class="note message" role="status">{safe(problem)}</p>'
-                return replace(now, item=None), *told, gr.skip()
+            with desk.turn:
+                now = desk.visit
+                try:
+                    if "text" in data or "photo" in data:
+                        return *draw(now, ()), results_html(engine, now, data) if "photo" in data or str(data["text"]).strip() else ""
+                    after = desk.visit = clicked(engine, now, data)
+                    return *draw(after, touched(now, after, data)), "" if "shut" in data else gr.skip()
+                except RecsysError as problem:  # something that is not there: said in words, and all else stands still
+                    desk.visit = replace(now, item=None)
+                    told = draw(now, ())
+                    told[list(PANELS).index("detail")] = f'<p class="note message" role="status">{safe(problem)}</p>'
+                    return *told, gr.skip()
 
-        def choose_shop(name: str) -> tuple:
-            after = first_visit(engine, name)
-            return after, *draw(after), "", gr.update(choices=choices(engine, name), value=after.strategy)
+        def choose_shop(desk: Desk, name: str) -> tuple:
+            with desk.turn:
+                after = desk.visit = first_visit(engine, name)
+                return *draw(after), "", gr.update(choices=choices(engine, name), value=after.strategy)
 
-        def choose_strategy(now: Visit, name: str) -> tuple:
-            after = replace(now, strategy=name, weights={})
-            return after, *draw(after, {"explain", "adjust", "found", "detail", "link"}), gr.skip()
+        def choose_strategy(desk: Desk, name: str) -> tuple:
+            with desk.turn:
+                after = desk.visit = replace(desk.visit, strategy=name, weights={})
+                return *draw(after, {"explain", "adjust", "found", "detail", "link"}), gr.skip()
 
-        everything = [visit, *(made[name] for name in PANELS), results]
+        everything = [*(made[name] for name in PANELS), results]
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        blocks.load(begin, query, [*everything, shop, strategy], js="() => window.location.search", **quick)
-        shop.input(choose_shop, shop, [*everything, strategy], **quick)
-        strategy.input(choose_strategy, [visit, strategy], everything, trigger_mode="always_last", **quick)
-        for part in (made["people"], made["detail"], made["past"], made["found"], made["adjust"], made["seek"], who, results):
-            part.select(click, visit, everything, trigger_mode="always_last", **quick)
+        blocks.load(begin, [desk, query], [*everything, shop, strategy], js="(desk) => [desk, window.location.search]", **quick)
+        shop.input(choose_shop, [desk, shop], [*everything, strategy], **quick)
+        strategy.input(choose_strategy, [desk, strategy], everything, trigger_mode="always_last", **quick)
+        made["adjust"].select(click, desk, everything, trigger_mode="always_last", **quick)  # a form tells all of itself each time
+        for part in (made["people"], made["detail"], made["past"], made["found"], made["seek"], who, results):
+            part.select(click, desk, everything, trigger_mode="multiple", **quick)
     return blocks
 
 

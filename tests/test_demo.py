@@ -240,6 +240,16 @@ def test_three_picks(visit):
     page.wait_for_function("document.querySelector('#found .offer').innerText.includes('0 of 3')")
 
 
+def test_quick_clicks_are_all_heard(visit):
+    "Nobody waits for an answer before the next click: none is lost, and none is taken twice."
+    page = visit("?picks=")
+    asked = page.locator("#found .pick").evaluate_all("all => all.slice(0, 6).map(one => { one.click(); return one.dataset.pick })")
+    page.wait_for_function("document.querySelectorAll('#past .small').length === 6")
+    assert page.locator("#past .small").evaluate_all("all => all.map(one => one.dataset.item).sort()") == sorted(asked)
+    page.locator("[data-undo]").evaluate("button => { button.click(); button.click() }")
+    page.wait_for_function("document.querySelectorAll('#past .small').length === 4")
+
+
 def test_who_only_picked_has_bought_nothing():
     shop = SimpleNamespace(about={"display": {"purchase": "chose"}}, interactions=SimpleNamespace(event_weights={"view": 1.0, "purchase": 4.0}))
     told = lambda why, user=None: demo.picked(SimpleNamespace(shop=lambda dataset: shop), demo.Visit("shop", user), why)
