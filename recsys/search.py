@@ -9,6 +9,7 @@ __all__ = ['K1', 'B', 'ALIKE', 'MOST_ALIKE', 'MOST_WORDS', 'MAX_PICTURE', 'words
 # %% ../nbs/73_search.ipynb #4521395c
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,25 +108,37 @@ class WordIndex:
         near = sorted(near, key=lambda pair: (-pair[1], pair[0]))[:MOST_ALIKE]
         return [(word, 1.0), *((other, sure / 2) for other, sure in near)] if word in self.vocabulary else near
 
+    def common(self, word: str) -> bool:
+        "Do more than half of the items say this word? Then it is no wish: and, in, with."
+        return word in self.vocabulary and self.best[self.vocabulary[word]] < math.log(2) * (K1 + 1)
+
     def says(self, num: int, words: Sequence[str]) -> list[str]:
         "Which of these words an item says."
         column = lambda word: self.said.indices[slice(*self.said.indptr[self.vocabulary[word] : self.vocabulary[word] + 2])]
         return [word for word in words if word in self.vocabulary and num in column(word)]
 
-    def search(self, text: str, n: int, allowed: np.ndarray | None = None) -> Hits:
+    def search(
+        self,
+        text: str,
+        n: int,
+        wanted: np.ndarray | float = 1.0,  # (I,) what an item's score is multiplied by; 0 = it is not offered
+    ) -> Hits:
         "The n items that say these words best."
         asked = [word for word in dict.fromkeys(words_of(pa.array([text]))[0].as_py()) if word][:MOST_WORDS]
-        taken, scores, most = {}, np.zeros(self.said.shape[0]), 0.0
+        asked = [word for word in asked if not self.common(word)] or asked
+        taken, scores, heard, most = {}, np.zeros(self.said.shape[0]), np.zeros(self.said.shape[0]), 0.0
         for word in asked:
             near = self.alike(word)
-            taken[word], column = [other for other, _ in near], np.zeros(len(scores))
+            taken[word], column, meant = [other for other, _ in near], np.zeros(len(scores)), np.zeros(len(scores))
             for other, sure in near:
                 place = self.vocabulary[other]
                 part = slice(*self.said.indptr[place : place + 2])
-                np.maximum.at(column, self.said.indices[part], sure * self.said.data[part])
-            scores, most = scores + column, most + max((sure * self.best[self.vocabulary[other]] for other, sure in near), default=self.best.max(initial=0))
-        if allowed is not None:
-            scores = np.where(allowed, scores, 0)
+                rows = self.said.indices[part]
+                column[rows] = np.maximum(column[rows], sure * self.said.data[part])
+                meant[rows] = np.maximum(meant[rows], sure / near[0][1])
+            scores, heard = scores + column, heard + meant
+            most += max((sure * self.best[self.vocabulary[other]] for other, sure in near), default=self.best.max(initial=0))
+        scores *= (heard / max(len(asked), 1)) ** 2 * wanted
         found = np.flatnonzero(scores > 0)
         nums = found[np.lexsort((found, -scores[found]))][:n]
         return Hits(nums, scores[nums] / max(most, 1e-9), taken)

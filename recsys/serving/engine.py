@@ -6,8 +6,8 @@
 __all__ = ['ALIASES', 'POPULAR', 'STRANGER', 'BADGES', 'KEPT_CARDS', 'NEW_DAYS', 'COLOUR', 'LAST', 'RICH', 'FOUND', 'LIKE_WEIGHT',
            'N_MODELS', 'SIMILAR_BY', 'WARM_WORD', 'POOL', 'COLD', 'Card', 'Reply', 'Explanation', 'Person', 'Persona',
            'Strategy', 'strategy_name', 'find_id', 'make_cards', 'badges', 'Wish', 'top_among', 'alike_vectors',
-           'Event', 'read_history', 'example_users', 'describe_person', 'said', 'says', 'seen', 'Answer', 'Engine',
-           'open_engine']
+           'Event', 'read_history', 'example_users', 'describe_person', 'wanted', 'said', 'says', 'seen', 'Answer',
+           'Engine', 'open_engine']
 
 # %% ../../nbs/91_serving.engine.ipynb #22f54a4b
 import json
@@ -300,7 +300,15 @@ FOUND, LIKE_WEIGHT = 200, 0.4  # hits by words that are looked at; what likeness
 N_MODELS = 5  # best hits that say what is meant
 
 
-def said(hits: Hits, asked: np.ndarray | None, vectors: np.ndarray | None, shop: Shop, k: int) -> tuple[np.ndarray, list[float], list[Reason]]:
+def wanted(shop: Shop) -> np.ndarray:
+    "(I,) what the score of an item found is multiplied by: up to two for what sells these days, 0 for what is not offered."
+    sold = np.nan_to_num(getattr(shop.scorers.get(POPULAR), "values", np.zeros(shop.interactions.n_items)))
+    return shop.recommender.allowed * (1 + np.log1p(sold) / max(np.log1p(sold.max(initial=0)), 1e-12))
+
+
+def said(
+    hits: Hits, asked: np.ndarray | None, vectors: np.ndarray | None, offered: np.ndarray, shop: Shop, k: int
+) -> tuple[np.ndarray, list[float], list[Reason]]:
     "Nums, scores and reasons of the k items that answer words; `asked`: (d,) the question among the vectors, where it can get there."
     scores = np.zeros(shop.interactions.n_items)
     scores[hits.nums] = hits.scores
@@ -308,7 +316,7 @@ def said(hits: Hits, asked: np.ndarray | None, vectors: np.ndarray | None, shop:
         models = hits.nums[:N_MODELS]
         towards = asked if asked is not None else np.nan_to_num(hits.scores[:N_MODELS] @ np.nan_to_num(vectors[models]))
         likeness = vectors @ (towards / max(np.linalg.norm(towards), 1e-12)).astype(vectors.dtype)  # of all: to take some out would copy them
-        scores += LIKE_WEIGHT * np.maximum(np.nan_to_num(likeness), 0) * shop.recommender.allowed
+        scores += LIKE_WEIGHT * np.maximum(np.nan_to_num(likeness), 0) * offered
     nums = np.argsort(-scores, kind="stable")[:k]
     nums = nums[scores[nums] > 0]
     by_words = set(hits.nums.tolist())
@@ -562,7 +570,8 @@ class Engine:
         else:
             reads = self._eyes[shop.dataset] is not None and shop.landing.can("text") is None
             asked = self._eye(shop).read(text) if reads and text.strip() else None
-            nums, scores, told = said(shop.words.search(text, FOUND, shop.recommender.allowed), asked, vectors, shop, k)
+            offered = wanted(shop)
+            nums, scores, told = said(shop.words.search(text, FOUND, offered), asked, vectors, offered, shop, k)
         notes = [{"score": score, "why": reason.text, "reason": reason} for score, reason in zip(scores, told, strict=True)]
         reason = None if len(nums) == k else f"only {len(nums)} items here say or show this" if len(nums) else "nothing here says or shows this"
         return Reply(shop.dataset, None, False, "search", "image" if image is not None else "words", reason, make_cards(shop, nums, notes), self.bundle.version)
