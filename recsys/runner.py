@@ -566,7 +566,7 @@ def run_river(
                 entry = _step_or_refuse(planned, settings, run, made, anew, only, says, take, start)
             except BaseException as problem:
                 report(planned, _failed(run, planned, problem))
-                problem.add_note(f"go on with: {go_on}")
+                problem.add_note(f"resume with: {go_on}")
                 raise
             made[planned.name] = run.store.path(planned.step.name, entry["key"])
             run.write(steps=[*run.record["steps"], entry])

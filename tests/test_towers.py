@@ -319,20 +319,23 @@ def test_a_checkpoint_of_another_training_is_not_taken(tmp_path):
 # when to stop
 
 
-@pytest.mark.parametrize(("mrrs", "best"), [((0.3, 0.2, 0.25, 0.1, 0.1), 0), ((0.1, 0.2, 0.4, 0.3, 0.4, 0.1, 0.1), 2), ((0.1, 0.2, 0.3), 2)])
-def test_the_epoch_that_places_the_held_out_best_is_kept_also_the_zeroth(monkeypatch, mrrs, best):
+@pytest.mark.parametrize("likeliest", [0, 3, 99])  # epoch from which on the held-out are found less likely
+@pytest.mark.parametrize(("mrrs", "best"), [((0.3, 0.2, 0.25, 0.1, 0.1), 0), ((0.1, 0.2, 0.4, 0.3, 0.4, 0.1, 0.1), 2), ((0.1, 0.2, 0.3), 2),
+                                            ((0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.4), 6)])  # fmt: skip
+def test_the_epoch_that_places_the_held_out_best_is_kept_also_the_zeroth(monkeypatch, mrrs, best, likeliest):
     import recsys.towers.train as module
 
     states = []
 
     def judged(towers, feed):
         states.append(b"".join(tensor.numpy().tobytes() for tensor in towers.state_dict().values()))
-        return HeldOut(loss=10.0 - len(states), mrr=mrrs[len(states) - 1])  # ever likelier: that must not count
+        return HeldOut(loss=10.0 + abs(len(states) - 1 - likeliest), mrr=mrrs[len(states) - 1])
 
     monkeypatch.setattr(module, "held_out", judged)
     trained = train(shop_of_tastes(), dials=DIALS._replace(epochs=len(mrrs) - 1))
-    assert weights_of(trained) == states[best]
-    assert [row["epoch"] for row in trained.losses] == list(range(min(best + PATIENCE + 1, len(mrrs))))
+    seen = min(next(n for n in range(PATIENCE, 99) if n - max(np.argmax(mrrs[: n + 1]), min(n, likeliest)) >= PATIENCE or n == 98) + 1, len(mrrs))
+    assert [row["epoch"] for row in trained.losses] == list(range(seen))
+    assert weights_of(trained) == states[np.argmax(mrrs[:seen])] and (seen < len(mrrs) or np.argmax(mrrs) == best)
 
 
 def test_without_anybody_held_out_the_last_epoch_is_kept():

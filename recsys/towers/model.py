@@ -211,7 +211,7 @@ def add_up(
     items: Tensor,  # (n, d)
 ) -> Tensor:
     "(B, d) weighted sums of each row's items."
-    return functional.embedding_bag(places, items.to(weights.dtype), per_sample_weights=weights, mode="sum")
+    return functional.embedding_bag(places, items, per_sample_weights=weights, mode="sum")
 
 
 class Users(nn.Module):

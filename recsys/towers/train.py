@@ -14,6 +14,7 @@ __all__ = ['N_VALID', 'N_VALID_ITEMS', 'HALF_LIFE_DAYS', 'SCALARS_FASTER', 'PATI
 # %% ../../nbs/52_towers.train.ipynb #23c48fe2
 import hashlib
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from ..data.ids import distinct
 from ..data.interactions import Histories, Interactions, Queries
 from ..data.schema import DAY_MS
 from ..errors import ArtifactError, MissingFileError, StrategyError, VectorsError
@@ -284,11 +286,11 @@ def log_expected(feed: Feed, rows: np.ndarray, n_extra: int) -> Callable[[np.nda
 
 def _counts(keys: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     "How often each key was there."
-    distinct, counts = np.unique(keys, return_counts=True)
+    known, counts = np.unique(keys, return_counts=True)
 
     def counted(wanted: np.ndarray) -> np.ndarray:
-        places = np.minimum(np.searchsorted(distinct, wanted), len(distinct) - 1)
-        return np.where(distinct[places] == wanted, counts[places], 0)
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where(known[places] == wanted, counts[places], 0)
 
     return counted
 
@@ -302,7 +304,7 @@ def draw_extra(feed: Feed, rows: np.ndarray, n_extra: int, rng: np.random.Genera
 
 def mentioned_by(feed: Feed, seen: Block, nums: np.ndarray) -> np.ndarray:
     "Nums of these items and of those in these histories, ascending."
-    return np.unique(np.concatenate([nums, seen.nums[seen.known], feed.with_vector[:1]]))
+    return distinct(np.concatenate([nums, seen.nums[seen.known], feed.with_vector[:1]]))
 
 
 def item_inputs(shop: TowerShop, nums: np.ndarray, moment: int) -> list[Tensor]:
@@ -488,7 +490,7 @@ def load_checkpoint(path: Path, key: str, towers: Towers, adam: Adam) -> tuple[d
     return found.about, part("best/")
 
 # %% ../../nbs/52_towers.train.ipynb #60a98293
-PATIENCE = 3  # epochs without better places of the held-out pairs before it stops
+PATIENCE = 3  # epochs in which the held-out pairs were neither placed better nor found likelier, before it stops
 EXPLODED = 10_000.0  # nats; guessing among a hundred million items costs 18, an untrained tower with long histories some hundreds
 
 
@@ -637,8 +639,11 @@ def best_epoch(losses: list[dict[str, float | None]]) -> int:
 
 
 def stopped(losses: list[dict[str, float | None]]) -> bool:
-    "Whether no epoch was better for `PATIENCE` epochs."
-    return bool(losses) and losses[-1]["epoch"] - best_epoch(losses) >= PATIENCE
+    "Whether no epoch was better for `PATIENCE` epochs. What starts from ALS first places worse, while it finds likelier: that is no end."
+    if not losses:
+        return False
+    likeliest = min(losses, key=lambda row: math.inf if row["valid"] is None else row["valid"])["epoch"]
+    return losses[-1]["epoch"] - max(best_epoch(losses), likeliest) >= PATIENCE
 
 
 def refuse_divergence(towers: Towers, row: Mapping[str, float | None], dials: TrainDials) -> None:

@@ -82,7 +82,7 @@ def test_fault_22_interrupted(tmp_path, number):
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "go on with: recsys run tiny" in said and "Traceback" not in said
+    assert "resume with: recsys run tiny" in said and "Traceback" not in said
     assert began and not [one for one in began if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     run = list_runs(tmp_path / "runs")[-1]
     assert (run.status, run.record["reason"]) == ("failed", "interrupted")
@@ -114,7 +114,7 @@ def test_fault_24_too_slow(river, tmp_path):
     with pytest.raises(StepError, match="longer than 0.05 minutes.*step_timeout_minutes") as problem:
         go(tmp_path, timeout=0.05)
     assert time.monotonic() - before < 60
-    assert problem.value.__notes__ == ["go on with: recsys run mine"]
+    assert problem.value.__notes__ == ["resume with: recsys run mine"]
     assert (newest(tmp_path).record["failed"], whole(tmp_path)) == ("two", 1)
 
 
