@@ -19,7 +19,7 @@ from recsys.scorers.ranker import RankerScorer, teach
 from recsys.scorers.towers import TowerScorer, als_start
 from recsys.search import WordIndex
 from recsys.serving.bundle import load_bundle
-from recsys.serving.engine import Engine, says, top_among
+from recsys.serving.engine import Engine, says, top_among, wanted
 from recsys.towers.model import TowerConfig
 from recsys.towers.pairs import TowerShop, make_pairs
 from recsys.towers.train import TowerModel, TrainDials, train_towers
@@ -206,3 +206,13 @@ def test_a_search_says_each_word_asked_once():
     words = WordIndex(["Black dress, one of our dresses", "Long dress"])
     hits = words.search("black dresses", 2)
     assert [says(SimpleNamespace(words=words), num, hits) for num in (0, 1)] == ["“black” and “dresses”", "“dress”"]
+
+
+def test_what_sells_is_found_before_what_does_not_and_what_is_not_offered_never():
+    "Three items say the same; the second sells, the third is not on sale."
+    words, shop = WordIndex(["Black dress", "Black dress", "Black dress", "Hat"]), SimpleNamespace(
+        scorers={"popularity": SimpleNamespace(values=np.array([np.nan, 3.0, 9.0, 1.0], np.float32))}, interactions=SimpleNamespace(n_items=4),
+        recommender=SimpleNamespace(allowed=np.array([True, True, False, True])))  # fmt: skip
+    assert words.search("dress", 4, wanted(shop)).nums.tolist() == [1, 0]
+    shop.scorers = {}
+    assert words.search("dress", 4, wanted(shop)).nums.tolist() == [0, 1]
