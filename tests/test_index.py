@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import ArtifactError, MissingFileError, SpaceError, VectorsError
-from recsys.vectors.index import ItemIndex, ShopIndex
+from recsys.vectors.index import GRAPH_WIDTHS, ItemGraph, ItemIndex, ShopIndex
 from recsys.vectors.table import VectorTable, unit_rows
 
 
@@ -119,3 +119,23 @@ def test_the_router_takes_the_windows_own_index_where_there_is_one(tmp_path):
     assert len(ShopIndex.load(tmp_path, "select").of("other")) == 30
     with pytest.raises(MissingFileError, match="run the step faiss"):
         ShopIndex.load(tmp_path / "nowhere")
+
+
+def test_a_graph_looks_at_as_many_as_it_needs_and_is_none_where_that_is_not_enough(monkeypatch, tmp_path):
+    rng = np.random.default_rng(3)
+    vectors, nums = rng.normal(size=(400, 8)).astype(np.float32), np.arange(0, 400, 2)
+    found = {150: 0.9, 600: 0.995}
+    with monkeypatch.context() as patched:
+        patched.setattr(ItemGraph, "recall", lambda self, *_: found.get(self.width, 1.0))
+        graph = ItemGraph.build(vectors, nums, vectors[:9])
+        graph.save(tmp_path / "graph.index")
+        assert graph.width == ItemGraph.load(tmp_path / "graph.index").width == 600
+        found |= dict.fromkeys(GRAPH_WIDTHS, 0.98)
+        assert ItemGraph.build(vectors, nums, vectors[:9]) is None
+    assert ItemGraph.build(vectors, nums, vectors[:9]).width == GRAPH_WIDTHS[0]
+
+
+def test_of_equals_a_graph_may_find_any():
+    vectors = np.repeat(np.random.default_rng(3).normal(size=(50, 8)), 8, axis=0).astype(np.float32)
+    graph = ItemGraph.build(vectors, np.arange(400), vectors[::40])
+    assert graph.recall(vectors[::40], vectors, 3) == 1.0

@@ -372,23 +372,24 @@ def write_served(shop: Shop, folder: Path) -> list[str]:
     (folder / SERVED).mkdir(exist_ok=True)
     before, file = set(files_of(folder / SERVED)), lambda name: folder / SERVED / f"{name}_{shop.dataset}.safetensors"
     vectors = {name: scorer for name, scorer in shop.scorers.items() if isinstance(scorer, VectorScorer)}
-    graphs = list(side_by_side(lambda name: write_graph(shop, vectors[name], served_path(folder, name, shop.dataset)), vectors))
+    large = list(side_by_side(lambda name: write_graph(shop, vectors[name], served_path(folder, name, shop.dataset)), vectors))
     for name in sorted(vectors.keys() & set(COSTLY)):
         write_tower(shop, vectors[name], items_path(folder, name, shop.dataset), users_path(folder, name, shop.dataset))
-    if any(graphs) and isinstance(shop.scorers[shop.best], HybridScorer):
+    if any(large) and isinstance(shop.scorers[shop.best], HybridScorer):
         make_lists(shop).save(file("lists"))
     shop.words.save(file("words"))
     return [f"{SERVED}/{name}" for name in sorted(set(files_of(folder / SERVED)) - before)]
 
 
 def write_graph(shop: Shop, scorer: VectorScorer, path: Path) -> bool:
-    "A graph of the items on sale, where comparing them all would take long; whether there is one."
+    "A graph of the items on sale, where comparing them all takes long and a graph finds what is best; whether it takes long."
     nums = np.flatnonzero(np.isfinite(scorer.item_vectors[:, 0]) & shop.recommender.allowed)
     if len(nums) * scorer.item_vectors.shape[1] < GRAPH_FROM:
         return False
     some = np.random.default_rng(7).choice(users := shop.interactions.users.ids, min(ASKING, len(users)), replace=False)
     asking = scorer.user_vectors(shop.interactions.queries(some))
-    ItemGraph.build(scorer.item_vectors, nums, asking[np.isfinite(asking[:, 0])]).save(path)
+    if graph := ItemGraph.build(scorer.item_vectors, nums, asking[np.isfinite(asking[:, 0])]):
+        graph.save(path)
     return True
 
 
