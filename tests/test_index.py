@@ -124,13 +124,13 @@ def test_the_router_takes_the_windows_own_index_where_there_is_one(tmp_path):
 def test_a_graph_looks_at_as_many_as_it_needs_and_is_none_where_that_is_not_enough(monkeypatch, tmp_path):
     rng = np.random.default_rng(3)
     vectors, nums = rng.normal(size=(400, 8)).astype(np.float32), np.arange(0, 400, 2)
-    found = {150: 0.9, 300: 0.985, 600: 0.995}
+    found = {150: 0.9, 300: 0.998, 600: 0.9995}
     with monkeypatch.context() as patched:
         patched.setattr(ItemGraph, "recall", lambda self, *_: found.get(self.width, 1.0))
         graph = ItemGraph.build(vectors, nums, vectors[:9])
         graph.save(tmp_path / "graph.index")
         assert graph.width == ItemGraph.load(tmp_path / "graph.index").width == 600
-        found |= dict.fromkeys(GRAPH_WIDTHS, 0.98)
+        found |= dict.fromkeys(GRAPH_WIDTHS, 0.998)
         assert ItemGraph.build(vectors, nums, vectors[:9]) is None
     assert ItemGraph.build(vectors, nums, vectors[:9]).width == GRAPH_WIDTHS[0]
 

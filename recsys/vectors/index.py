@@ -221,7 +221,7 @@ def nearest(
 
 # %% ../../nbs/31_vectors.index.ipynb #00e1caa6
 GRAPH_WIDTHS = (150, 300, 600, 1200, 2400)  # candidates looked at, and three for each item wanted; the fewest that find enough
-ENOUGH, ENOUGH_K = 0.99, 50  # share of the best that a graph has to find
+ENOUGH, ENOUGH_K = 0.999, 50  # share of the best that a graph has to find
 BEYOND = 20  # more than asked for are measured exactly: the graph keeps its vectors at half precision
 TRIED = 5000  # items on which the two ways are compared
 TRIED_K = 100
