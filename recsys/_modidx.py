@@ -2577,6 +2577,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'recsys.vectors.given.given_vectors': ('vectors.given.html#given_vectors', 'recsys/vectors/given.py'),
                                       'recsys.vectors.given.read_given': ('vectors.given.html#read_given', 'recsys/vectors/given.py')},
             'recsys.vectors.index': { 'recsys.vectors.index.ItemGraph': ('vectors.index.html#itemgraph', 'recsys/vectors/index.py'),
+                                      'recsys.vectors.index.ItemGraph._walk': ( 'vectors.index.html#itemgraph._walk',
+                                                                                'recsys/vectors/index.py'),
                                       'recsys.vectors.index.ItemGraph.build': ( 'vectors.index.html#itemgraph.build',
                                                                                 'recsys/vectors/index.py'),
                                       'recsys.vectors.index.ItemGraph.covers': ( 'vectors.index.html#itemgraph.covers',

@@ -234,6 +234,7 @@ class ItemGraph:
     index: faiss.IndexHNSWSQ
     nums: np.ndarray  # (N,) int64 item nums of its rows, ascending
     width: int = GRAPH_WIDTHS[0]
+    longest: float = np.inf  # length of its longest vector
 
     @classmethod
     def build(
@@ -246,7 +247,8 @@ class ItemGraph:
         vectors, some = np.ascontiguousarray(item_vectors[nums], dtype=np.float32), np.linspace(0, len(nums) - 1, min(TRIED, len(nums))).astype(int)
         tried = [cls(_graph(vectors[some], metric), np.arange(len(some))) for metric in (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)]
         better = max(tried, key=lambda graph: graph.recall(asking, vectors[some]))  # of equals the products, which need no number more
-        graph = cls(_graph(vectors, better.index.metric_type), np.asarray(nums, dtype=np.int64))
+        longest = float(np.linalg.norm(vectors, axis=1).max(initial=0))
+        graph = cls(_graph(vectors, better.index.metric_type), np.asarray(nums, dtype=np.int64), longest=longest)
         wider = (replace(graph, width=width) for width in GRAPH_WIDTHS)
         return next((one for one in wider if one.recall(asking, item_vectors, min(ENOUGH_K, len(nums))) >= ENOUGH), None)
 
@@ -263,29 +265,36 @@ class ItemGraph:
         "The k items with the largest products, nearly always: found in the graph, measured exactly; item nums."
         asks, found = np.isfinite(queries).all(axis=1), Nearest(np.full((len(queries), k), -1), np.full((len(queries), k), np.nan, np.float32))
         if len(self.nums) and asks.any():
-            users = np.zeros((asks.sum(), self.index.d), dtype=np.float32)
-            users[:, : queries.shape[1]] = queries[asks]
-            _, rows = self.index.search(users, k + BEYOND, params=faiss.SearchParametersHNSW(efSearch=max(self.width, 3 * k)))
-            nums = np.where(rows < 0, -1, self.nums[rows])
-            exact = _settled(nums, np.einsum("qd,qkd->qk", queries[asks], item_vectors[nums]), best_is_high=True)
-            found.nums[asks], found.scores[asks] = exact.nums[:, :k], exact.scores[:, :k]
+            self._walk(queries, np.flatnonzero(asks), GRAPH_WIDTHS[0], item_vectors, found)
+            near = found.scores[:, 0] > 0.999 * self.longest * np.linalg.norm(queries, axis=1)  # no item can have more: it is where the best are
+            if self.width > GRAPH_WIDTHS[0] and (asks & ~near).any():
+                self._walk(queries, np.flatnonzero(asks & ~near), self.width, item_vectors, found)
         return found
+
+    def _walk(self, queries: np.ndarray, asks: np.ndarray, width: int, item_vectors: np.ndarray, found: Nearest) -> None:
+        "Write what these queries find among so many candidates."
+        k, users = found.nums.shape[1], np.zeros((len(asks), self.index.d), dtype=np.float32)
+        users[:, : queries.shape[1]] = queries[asks]
+        _, rows = self.index.search(users, k + BEYOND, params=faiss.SearchParametersHNSW(efSearch=max(width, 3 * k)))
+        nums = np.where(rows < 0, -1, self.nums[rows])
+        exact = _settled(nums, np.einsum("qd,qkd->qk", queries[asks], item_vectors[nums]), best_is_high=True)
+        found.nums[asks], found.scores[asks] = exact.nums[:, :k], exact.scores[:, :k]
 
     def save(self, path: Path | str) -> None:
         "Write the FAISS file, and the nums beside it."
         with atomic_path(path) as ahead, ahead.open("wb") as file:
             faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
-        save_file({"nums": self.nums, "width": np.array([self.width])}, Path(path).with_suffix(".safetensors"))
+        save_file({"nums": self.nums, "width": np.array([self.width]), "longest": np.array([self.longest])}, Path(path).with_suffix(".safetensors"))
 
     @classmethod
     def load(cls, path: Path | str) -> "ItemGraph":
         "Read what `save` wrote; whoever calls has checked the hashes, FAISS does not."
         index, beside = faiss.read_index(str(path)), load_file(Path(path).with_suffix(".safetensors"))
-        nums, width = beside["nums"], beside.get("width", GRAPH_WIDTHS[:1])  # a bundle of before looks at the fewest
+        nums, width, longest = beside["nums"], beside.get("width", GRAPH_WIDTHS[:1]), beside.get("longest", [np.inf])  # a bundle of before has no widths
         if index.ntotal != len(nums):
             raise ArtifactError(f"{Path(path).name} holds {index.ntotal:,} vectors, {len(nums):,} nums lie beside it: they belong to two runs; "
                                 "make the bundle again")  # fmt: skip
-        return cls(index, nums, int(width[0]))
+        return cls(index, nums, int(width[0]), float(longest[0]))
 
 
 LANES = 16  # numbers that a processor multiplies at once: FAISS takes seven times as long over vectors of another length
