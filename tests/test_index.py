@@ -1,5 +1,7 @@
 "Guards of the item index: odd sizes, filters, damage."
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -139,3 +141,14 @@ def test_of_equals_a_graph_may_find_any():
     vectors = np.repeat(np.random.default_rng(3).normal(size=(50, 8)), 8, axis=0).astype(np.float32)
     graph = ItemGraph.build(vectors, np.arange(400), vectors[::40])
     assert graph.recall(vectors[::40], vectors, 3) == 1.0
+
+
+def test_a_question_that_found_the_best_there_can_be_looks_no_further(monkeypatch):
+    vectors = unit_rows(np.random.default_rng(3).normal(size=(400, 8)).astype(np.float32))
+    graph, walked = replace(ItemGraph.build(vectors, np.arange(400), vectors[:9]), width=600), []
+    walk = ItemGraph._walk
+    monkeypatch.setattr(
+        ItemGraph, "_walk", lambda self, queries, asks, width, *more: (walked.append((width, asks.tolist())), walk(self, queries, asks, width, *more))
+    )
+    graph.nearest(np.stack([vectors[7], vectors[7] + vectors[8]]), 5, vectors)  # an item's own direction, and one between two items
+    assert walked == [(150, [0, 1]), (600, [1])]
