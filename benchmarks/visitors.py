@@ -67,10 +67,10 @@ class Visitor:
         self.client, self.random, self.name = client, random.Random(seed), f"visitor{seed}"
         self.parts = {one["props"].get("elem_id") or one["type"]: one["id"] for one in config["components"]}
         self.calls = {tuple(target): one for one in config["dependencies"] for target in one["targets"]}
-        outputs = self.calls[self.parts["found"], "select"]["outputs"]
+        outputs = self.calls[self.parts["heard"], "select"]["outputs"]
         self.place = {part: outputs.index(self.parts[part]) for part in ("link", "past", "found", "results")}
         self.picks: list[str] = []
-        self.strategy, self.offered, self.seconds, self.crossed = "", [], [], 0
+        self.strategy, self.offered, self.seconds, self.crossed, self.clicks = "", [], [], 0, 0
         self.names = [value for one in config["components"] if one["props"].get("elem_id") == "strategy" for _, value in one["props"]["choices"]]
 
     async def tell(self, part: str, event: str, data: list, said: dict | None = None) -> list:
@@ -81,6 +81,11 @@ class Visitor:
         reply.raise_for_status()
         return reply.json()["data"]
 
+    async def click(self, said: dict) -> list:
+        "Tell of one click."
+        self.clicks += 1
+        return await self.tell("heard", "select", [None], {"clicks": [{"n": self.clicks, **said}]})
+
     async def act(self) -> None:
         "One action, timed and checked."
         what = self.random.choice(("pick", "pick", "pick", "undo", "strategy", "open", "vary", "search", "look"))
@@ -88,21 +93,21 @@ class Visitor:
         if what == "pick" or (what == "undo" and not self.picks):
             item = self.random.choice(self.offered)
             self.picks = [pick for pick in self.picks if pick != item] if item in self.picks else [*self.picks, item][-30:]
-            shown = await self.tell("found", "select", [None], {"pick": item})
+            shown = await self.click({"pick": item})
         elif what == "undo":
             self.picks = self.picks[:-1]
-            shown = await self.tell("past", "select", [None], {"undo": "1"})
+            shown = await self.click({"undo": "1"})
         elif what == "strategy":
             self.strategy = self.random.choice(self.names)
-            shown = await self.tell("strategy", "input", [None, self.strategy])
+            shown = await self.click({"strategy": self.strategy})
         elif what == "open":
-            shown = await self.tell("found", "select", [None], {"item": self.random.choice(self.offered)})
+            shown = await self.click({"item": self.random.choice(self.offered)})
         elif what == "vary":
-            shown = await self.tell("adjust", "select", [None], {"adjust": {"diversity": f"{self.random.random():.2f}", "compare": ""}})
+            shown = await self.click({"adjust": {"diversity": f"{self.random.random():.2f}", "compare": ""}})
         elif what == "search":
-            shown = await self.tell("seek", "select", [None], {"text": f"{self.random.choice(WORDS)} {self.name}"})
+            shown = await self.click({"text": f"{self.random.choice(WORDS)} {self.name}"})
         else:
-            shown = await self.tell("detail", "select", [None], {"close": "1"})
+            shown = await self.click({"close": "1"})
         self.seconds.append(time.perf_counter() - began)
         self.crossed += not self.mine(shown, what == "search")
 

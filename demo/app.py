@@ -27,6 +27,7 @@ N_ITEMS, N_BESIDE, N_SIMILAR, N_HISTORY, N_PEOPLE, N_FOUND = 15, 12, 12, 24, 6, 
 LONG_AGO = 1_000  # events: what somebody had before is looked up so far back
 N_OFFERED, ENOUGH, MOST_PICKS = 12, 3, 30  # things a new visitor can pick from at first, how many say something, how many are kept
 MOST_PHOTO = 200_000  # letters of a picture to search by: the browser sends a small one
+MOST_CLICKS = 50  # heard at once; a page that has more to say says the rest after the answer
 
 STRATEGIES = {
     "ranker": ("Ranker", "Candidates of all the others, put in order by a model that learned from past weeks what gets chosen."),
@@ -70,10 +71,14 @@ class Visit:
 
 
 class Desk:
-    "Where the visit of one open page lies: its clicks come by several threads, and each begins where the one before has ended."
+    """Where the visit of one open page lies.
+
+    The page numbers its clicks and tells all that were not answered yet, one message at a time; where it has waited too long it tells them
+    again. `heard` is the number of the last one that was taken, `told` how many answers went out, `results` what the last search showed.
+    """
 
     def __init__(self, visit: Visit) -> None:
-        self.visit, self.turn = visit, Lock()
+        self.visit, self.heard, self.told, self.results, self.turn = visit, 0, 0, "", Lock()
 
     def __deepcopy__(self, memo: dict) -> "Desk":
         "Gradio copies the first one for everybody who comes."
@@ -353,11 +358,18 @@ def parts_html(engine: Engine, visit: Visit) -> str:
     return f'<div class="parts"><h3>{head}</h3><ul>{rows}</ul></div>' if rows else ""
 
 
+def message(problem: RecsysError) -> str:
+    return f'<p class="note message" role="status">{safe(problem)}</p>'
+
+
 def detail_html(engine: Engine, visit: Visit) -> str:
     "The opened item, why it is shown, and what is like it."
     if visit.item is None:
         return ""
-    card, like = engine.item(visit.item, visit.dataset), engine.similar(visit.item, N_SIMILAR, visit.dataset)
+    try:
+        card, like = engine.item(visit.item, visit.dataset), engine.similar(visit.item, N_SIMILAR, visit.dataset)
+    except RecsysError as problem:
+        return message(problem)
     facets = "".join(f"<li><span>{safe(name.replace('_', ' '))}</span>{safe(value)}</li>" for name, value in list(card.facets.items())[:6])
     opaque = engine.shop(visit.dataset).about.get("text_kind") == "opaque"  # words of nobody's language
     text = "" if opaque else (engine.text(visit.item, visit.dataset) or "").split("\n")[-1][:400]
@@ -593,6 +605,14 @@ def first_visit(engine: Engine, dataset: str) -> Visit:
 
 def clicked(engine: Engine, visit: Visit, data: Mapping[str, object]) -> Visit:
     "The visit after a click; what came from the browser is looked up, never trusted."
+    if "shop" in data:
+        if data["shop"] not in engine.datasets:
+            raise RecsysError(f"no shop {str(data['shop'])[:50]!r} here, only {', '.join(engine.datasets)}")
+        return first_visit(engine, str(data["shop"]))
+    if "strategy" in data:
+        if data["strategy"] not in (ready := [name for _, name in choices(engine, visit.dataset)]):
+            raise RecsysError(f"no strategy {str(data['strategy'])[:50]!r} in this shop, only {', '.join(ready)}")
+        return replace(visit, strategy=str(data["strategy"]), weights={})
     if "item" in data:
         return replace(visit, item=engine.item(str(data["item"]), visit.dataset).item_id)
     if "add" in data or "pick" in data:
@@ -619,14 +639,45 @@ PANELS = {"people": people_html, "explain": strategy_html, "adjust": adjust_html
 
 def touched(before: Visit, after: Visit, data: Mapping[str, object]) -> set[str]:
     "The panels that show something else now; the rest stands still."
+    if before.dataset != after.dataset:
+        return set(PANELS)
     parts = {"link"}
     if before.item != after.item or "close" in data:
         parts |= {"detail"}
     if (before.user, before.picks) != (after.user, after.picks):
         parts |= {"people", "detail", "past", "found"}
+    if before.strategy != after.strategy:
+        parts |= {"explain", "adjust", "detail", "found"}
     if (before.compare, before.diversity, before.fresh, before.weights) != (after.compare, after.diversity, after.fresh, after.weights):
         parts |= {"found"}
     return parts
+
+
+def drawn(engine: Engine, visit: Visit, parts: Iterable[str] = PANELS) -> dict[str, str]:
+    "Panel -> html."
+    return {part: PANELS[part](engine, visit) for part in parts}
+
+
+def hear(engine: Engine, desk: Desk, clicks: Iterable[object], missed: bool = False) -> dict[str, str]:
+    "Panel -> html, of those that show something else after the clicks; of all where the page missed an answer, as one did that says nothing new."
+    numbered = [click for click in clicks if isinstance(click, dict) and isinstance(click.get("n"), int)][:MOST_CLICKS]
+    new = [click for click in numbered if click["n"] > desk.heard]
+    parts, shown = (set(PANELS), {"results": desk.results}) if missed or not new else (set(), {})
+    for data in new:
+        before, desk.heard = desk.visit, data["n"]
+        if "shut" in data or "shop" in data:
+            shown["results"] = desk.results = ""
+        if "text" in data or "photo" in data:
+            shown["results"] = desk.results = results_html(engine, before, data) if "photo" in data or str(data["text"]).strip() else ""
+            continue
+        try:
+            desk.visit = clicked(engine, before, data)
+            parts |= touched(before, desk.visit, data)
+            shown.pop("detail", None)
+        except RecsysError as problem:  # something that is not there: said in words, and all else stands still
+            desk.visit, parts = replace(before, item=None), parts | {"detail", "link"}
+            shown["detail"] = message(problem)
+    return drawn(engine, desk.visit, parts) | shown
 
 
 def build(engine: Engine) -> gr.Blocks:
@@ -640,8 +691,8 @@ def build(engine: Engine) -> gr.Blocks:
             gr.HTML("<h1>Recommendations</h1><p>Pick somebody, choose how to recommend, open anything.</p>", apply_default_css=False, elem_id="brand")
             shop = gr.Radio(titles, value=start.dataset, label="Shop", elem_id="shop", visible=len(titles) > 1, **pills)
             made["seek"] = page("seek")
-        results = page("results")
-        who = page("who", WHO)
+        made["results"] = page("results")
+        page("who", WHO)
         made["people"] = page("people")
         strategy = gr.Radio(choices(engine, start.dataset), value=start.strategy, label="Strategy", elem_id="strategy", **pills)
         with gr.Row(elem_id="how"):
@@ -649,50 +700,33 @@ def build(engine: Engine) -> gr.Blocks:
         made["detail"] = page("detail")
         with gr.Row(elem_id="both"):
             made["past"], made["found"] = page("past"), page("found")
-        made["quality"], made["link"] = page("quality"), page("link")
+        made["quality"], made["link"], heard = page("quality"), page("link"), page("heard")
         query = gr.Textbox("", elem_id="query", label="address", container=False)
 
-        def draw(now: Visit, parts: Iterable[str] = PANELS) -> list:
-            return [PANELS[name](engine, now) if name in parts else gr.skip() for name in PANELS]
+        def shown(desk: Desk, panels: Mapping[str, str], before: Visit | None = None) -> list:
+            now, desk.told = desk.visit, desk.told + 1
+            moved = before is None or before.dataset != now.dataset
+            radios = [gr.update(value=now.dataset), gr.update(choices=choices(engine, now.dataset), value=now.strategy)] if moved else [gr.skip()] * 2
+            return [*(panels.get(name, gr.skip()) for name in made), f"{desk.heard} {desk.told}", *radios]  # no two answers alike: the page has to notice each
 
-        def begin(desk: Desk, address: str) -> tuple:
+        def begin(desk: Desk, address: str) -> list:
             with desk.turn:
-                now = desk.visit = linked(engine, address or "")
-                return *draw(now), "", gr.update(value=now.dataset), gr.update(choices=choices(engine, now.dataset), value=now.strategy)
+                desk.visit = linked(engine, address or "")
+                return shown(desk, drawn(engine, desk.visit) | {"results": ""})
 
-        def click(desk: Desk, event: gr.EventData) -> tuple:
-            data = event._data if isinstance(event._data, dict) else {}
+        def answer(desk: Desk, event: gr.EventData) -> list:
+            said = event._data if isinstance(event._data, dict) else {}
+            clicks = said.get("clicks")
             with desk.turn:
-                now = desk.visit
-                try:
-                    if "text" in data or "photo" in data:
-                        return *draw(now, ()), results_html(engine, now, data) if "photo" in data or str(data["text"]).strip() else ""
-                    after = desk.visit = clicked(engine, now, data)
-                    return *draw(after, touched(now, after, data)), "" if "shut" in data else gr.skip()
-                except RecsysError as problem:  # something that is not there: said in words, and all else stands still
-                    desk.visit = replace(now, item=None)
-                    told = draw(now, ())
-                    told[list(PANELS).index("detail")] = f'<p class="note message" role="status">{safe(problem)}</p>'
-                    return *told, gr.skip()
+                before = desk.visit
+                return shown(desk, hear(engine, desk, clicks if isinstance(clicks, list) else [], said.get("missed") is True), before)
 
-        def choose_shop(desk: Desk, name: str) -> tuple:
-            with desk.turn:
-                after = desk.visit = first_visit(engine, name)
-                return *draw(after), "", gr.update(choices=choices(engine, name), value=after.strategy)
-
-        def choose_strategy(desk: Desk, name: str) -> tuple:
-            with desk.turn:
-                after = desk.visit = replace(desk.visit, strategy=name, weights={})
-                return *draw(after, {"explain", "adjust", "found", "detail", "link"}), gr.skip()
-
-        everything = [*(made[name] for name in PANELS), results]
+        everything = [*made.values(), heard, shop, strategy]
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        blocks.load(begin, [desk, query], [*everything, shop, strategy], js="(desk) => [desk, window.location.search]", **quick)
-        shop.input(choose_shop, [desk, shop], [*everything, strategy], **quick)
-        strategy.input(choose_strategy, [desk, strategy], everything, trigger_mode="always_last", **quick)
-        made["adjust"].select(click, desk, everything, trigger_mode="always_last", **quick)  # a form tells all of itself each time
-        for part in (made["people"], made["detail"], made["past"], made["found"], made["seek"], who, results):
-            part.select(click, desk, everything, trigger_mode="multiple", **quick)
+        blocks.load(begin, [desk, query], everything, js="(desk) => [desk, window.location.search]", **quick)
+        heard.select(answer, desk, everything, trigger_mode="multiple", **quick)  # in order: the page waits for an answer before it goes on
+        for radio, name in ((shop, "shop"), (strategy, "strategy")):
+            radio.input(None, radio, js=f"(chosen) => {{ window.recsysDemo.send({{{name}: chosen}}) }}", **quick)
     return blocks
 
 

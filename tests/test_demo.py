@@ -18,6 +18,7 @@ from PIL import Image
 from demo import app as demo
 from recsys.api.main import create_app
 from recsys.data.schema import DAY_MS, EVENTS, write_table
+from recsys.errors import RecsysError
 from recsys.pipeline.bundle import bundle
 from recsys.serving.engine import Card, Engine, Reply
 
@@ -240,14 +241,81 @@ def test_three_picks(visit):
     page.wait_for_function("document.querySelector('#found .offer').innerText.includes('0 of 3')")
 
 
+def picks_shown(page):
+    return page.locator("#past .small").evaluate_all("all => all.map(one => one.dataset.item)")
+
+
+def wait_for_picks(page, n):
+    page.wait_for_function("n => document.querySelectorAll('#past .small').length === n", arg=n)
+
+
 def test_quick_clicks_are_all_heard(visit):
-    "Nobody waits for an answer before the next click: none is lost, and none is taken twice."
+    "Nobody waits for an answer before the next click: none is lost, none is taken twice, and they stay in order."
     page = visit("?picks=")
     asked = page.locator("#found .pick").evaluate_all("all => all.slice(0, 6).map(one => { one.click(); return one.dataset.pick })")
-    page.wait_for_function("document.querySelectorAll('#past .small').length === 6")
-    assert page.locator("#past .small").evaluate_all("all => all.map(one => one.dataset.item).sort()") == sorted(asked)
+    wait_for_picks(page, 6)
+    assert picks_shown(page) == asked[::-1]
     page.locator("[data-undo]").evaluate("button => { button.click(); button.click() }")
-    page.wait_for_function("document.querySelectorAll('#past .small').length === 4")
+    wait_for_picks(page, 4)
+
+
+def test_an_answer_that_fails_or_comes_too_late(visit):
+    "A click that got an error for an answer is told again, and what an old answer draws over a newer one is put right."
+    page, held, calls = visit("?picks="), [], "**/gradio_api/run/predict*"
+    page.evaluate("window.recsysDemo.patience = 500")
+    asked = page.locator("#found .pick").evaluate_all("all => all.slice(0, 3).map(one => one.dataset.pick)")
+    page.route(calls, lambda route: route.fulfill(status=503, json={"error": "busy"}), times=1)
+    page.click(f"#found [data-pick='{asked[0]}']")
+    wait_for_picks(page, 1)
+    page.route(calls, lambda route: held.append((route, route.fetch())), times=1)
+    page.click(f"#found [data-pick='{asked[1]}']")
+    wait_for_picks(page, 2)
+    page.click(f"#found [data-pick='{asked[2]}']")
+    wait_for_picks(page, 3)
+    page.evaluate("""new MutationObserver(() => { window.least = Math.min(window.least ?? 9, document.querySelectorAll('#past .small').length) })
+                  .observe(document.body, {childList: true, subtree: true})""")
+    ((route, reply),) = held
+    route.fulfill(response=reply)
+    page.wait_for_function("window.least === 2")
+    wait_for_picks(page, 3)
+    assert picks_shown(page) == asked[::-1]
+
+
+def hearing(clicks, at=None):
+    "What clicks do to a visit, and what is drawn, in a shop of twenty things."
+
+    def item(num, dataset):
+        if not (str(num).isdecimal() and int(num) < 20):
+            raise RecsysError(f"no item {num}")
+        return Card(int(num), dataset, f"Thing {num}", "things", {}, None, False)
+
+    engine = SimpleNamespace(datasets=["shop"], item=item, strategies=lambda dataset: [SimpleNamespace(name="popularity", ready=True)])
+    desk = at or demo.Desk(demo.Visit("shop", strategy="popularity"))
+    return desk, demo.hear(engine, desk, clicks)
+
+
+def test_clicks_are_taken_once_and_in_order(monkeypatch):
+    "What was heard is not heard again; what is unknown is said, and the rest goes on."
+    for part in demo.PANELS:
+        monkeypatch.setitem(demo.PANELS, part, lambda engine, visit, part=part: f"{part} {visit.picks} {visit.item}")
+    desk, shown = hearing([{"n": 1, "pick": "3"}, {"n": 2, "pick": "4"}, {"n": 3, "item": "7"}])
+    assert desk.visit.picks == (3, 4) and shown["past"] == "past (3, 4) 7" and "explain" not in shown
+    desk, shown = hearing([{"n": 2, "pick": "4"}, {"n": 3, "item": "7"}, {"n": 4, "pick": "3"}], desk)
+    assert desk.visit.picks == (4,) and desk.heard == 4
+    desk, shown = hearing([{"n": 4, "pick": "3"}], desk)
+    assert desk.visit.picks == (4,) and shown.keys() == {*demo.PANELS, "results"}, "an answer was missed: all is shown"
+    assert demo.hear(None, desk, [], missed=True).keys() == demo.hear(None, desk, [{"n": 4}]).keys() == shown.keys()
+    desk, shown = hearing([{"n": 5, "item": "99"}, {"n": 6, "pick": "5"}], desk)
+    assert desk.visit.picks == (4, 5) and "(4, 5)" in shown["detail"], "what is said of an unknown thing goes with the next click"
+    desk, shown = hearing([{"n": 7, "pick": "6"}, {"n": 8, "item": "<b>"}], desk)
+    assert desk.visit.picks == (4, 5, 6) and "no item &lt;b&gt;" in shown["detail"] and shown["past"] == "past (4, 5, 6) None"
+    for forged in ([{"n": 9, "strategy": "none"}], [{"n": 10, "shop": "../etc"}]):
+        desk, shown = hearing(forged, desk)
+        assert "no " in shown["detail"] and (desk.visit.dataset, desk.visit.strategy) == ("shop", "popularity")
+    desk, shown = hearing([None, 7, {}, {"n": "11", "pick": "1"}, {"n": None}], desk)
+    assert desk.visit.picks == (4, 5, 6) and desk.heard == 10
+    desk, shown = hearing([{"n": n, "pick": str(n % 20)} for n in range(100, 200)], desk)
+    assert desk.heard == 99 + demo.MOST_CLICKS, "the page says the rest after the answer"
 
 
 def test_who_only_picked_has_bought_nothing():
@@ -374,7 +442,7 @@ def test_axe_finds_nothing_serious(visit):
             assert not [one for one in found if one[0] in ("serious", "critical")], found
 
 
-STICKS_OUT = """[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && !e.closest('.people, .past, .pills, .scroll, #link, #query')
+STICKS_OUT = """[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && !e.closest('.people, .past, .pills, .scroll, #link, #heard, #query')
     && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
 
 

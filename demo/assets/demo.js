@@ -1,6 +1,27 @@
 const THINGS = '[data-item],[data-pick],[data-user],[data-visitor],[data-surprise],[data-add],[data-close],[data-clear],[data-undo],[data-reset],[data-shut],[data-photo]';
 const SMALL = 448; // px: a photo is made this small before it leaves the browser
-const shared = (window.recsysDemo ??= {});
+const shared = (window.recsysDemo ??= {waiting: [], count: 0, sent: 0, heard: 0, patience: 5000}); // ms until what was not answered is told again
+// Clicks are numbered and told in order, one message at a time: none is lost, none is taken twice, no older answer comes after a newer one.
+shared.send ??= (click) => {
+  const last = shared.waiting.at(-1);
+  if (click.adjust && last?.adjust && last.n > shared.sent) shared.waiting.pop(); // the form tells all of itself each time
+  shared.waiting.push({n: ++shared.count, ...click});
+  shared.tell();
+};
+shared.tell ??= (missed = false) => {
+  if (shared.later || !(missed || shared.waiting.length)) return;
+  shared.later = setTimeout(() => { shared.later = null; shared.tell(); }, shared.patience);
+  shared.sent = shared.count;
+  shared.mouth({clicks: [...shared.waiting], missed});
+};
+shared.answered ??= (heard) => {
+  const late = heard < shared.heard; // an answer that was given up: what it drew is old
+  shared.heard = Math.max(shared.heard, heard);
+  shared.waiting = shared.waiting.filter((click) => click.n > shared.heard);
+  clearTimeout(shared.later);
+  shared.later = null;
+  shared.tell(late);
+};
 const at = (target) => { const found = target.closest(THINGS); return found && element.contains(found) ? found : null; };
 const key = (thing) => JSON.stringify({...thing.dataset});
 const asItWas = (form) => {
@@ -15,7 +36,7 @@ const say = (target) => {
   shared.last = key(thing);
   if (thing.dataset.reset) asItWas(thing.form);
   if (thing.dataset.item && !element.closest('#detail')) shared.opener = thing;
-  trigger('select', {...thing.dataset});
+  shared.send({...thing.dataset});
   return true;
 };
 const form = (target) => Object.fromEntries(new FormData(target));
@@ -27,15 +48,15 @@ element.addEventListener('keydown', (event) => {
 });
 element.addEventListener('submit', (event) => {
   event.preventDefault();
-  if (event.target.dataset.form !== 'adjust') trigger('select', form(event.target));
+  if (event.target.dataset.form !== 'adjust') shared.send(form(event.target));
 });
 element.addEventListener('input', (event) => {
   const moved = event.target.closest('[data-form=adjust]');
   if (!moved) return;
   moved.dataset.changed = '';
   if (event.target.type === 'range') event.target.nextElementSibling.value = Number(event.target.value).toFixed(2);
-  clearTimeout(shared.later);
-  shared.later = setTimeout(() => trigger('select', {adjust: form(moved)}), 120);
+  clearTimeout(shared.moved);
+  shared.moved = setTimeout(() => shared.send({adjust: form(moved)}), 120);
 });
 element.addEventListener('change', async (event) => {
   if (event.target.type !== 'file' || !event.target.files.length) return;
@@ -50,14 +71,16 @@ element.addEventListener('change', async (event) => {
     pen.fillStyle = '#fff';
     pen.fillRect(0, 0, canvas.width, canvas.height);
     pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-    trigger('select', {photo: canvas.toDataURL('image/jpeg', 0.85)});
+    shared.send({photo: canvas.toDataURL('image/jpeg', 0.85)});
   } catch {
-    trigger('select', {photo: 'none'});
+    shared.send({photo: 'none'});
   }
 });
+if (element.closest('#heard')) shared.mouth = (said) => trigger('select', said);
 element.addEventListener('error', (event) => { if (event.target.tagName === 'IMG') event.target.remove(); }, true);
 
 watch('value', () => {
+  if (element.closest('#heard')) return shared.answered(parseInt(element.textContent));
   if (element.closest('#results')) document.querySelector('.photo[aria-busy]')?.removeAttribute('aria-busy');
   const chosen = element.querySelector('.person.chosen'), row = chosen?.parentElement;
   if (row) row.scrollLeft = Math.max(0, chosen.offsetLeft - row.offsetLeft - row.clientWidth / 2 + chosen.clientWidth / 2); // in sight on a phone, too
