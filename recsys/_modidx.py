@@ -2334,6 +2334,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'recsys.store._imports': ('store.html#_imports', 'recsys/store.py'),
                               'recsys.store._locked': ('store.html#_locked', 'recsys/store.py'),
                               'recsys.store._module_path': ('store.html#_module_path', 'recsys/store.py'),
+                              'recsys.store._piece_hash': ('store.html#_piece_hash', 'recsys/store.py'),
                               'recsys.store._read_module': ('store.html#_read_module', 'recsys/store.py'),
                               'recsys.store._remedy': ('store.html#_remedy', 'recsys/store.py'),
                               'recsys.store._remembered': ('store.html#_remembered', 'recsys/store.py'),

@@ -39,9 +39,9 @@ def _number(article_id: ir.StringValue) -> ir.IntegerValue:
 
 
 def _items(article_id: ir.StringValue, number: ir.IntegerValue) -> ir.IntegerValue:
-    "The number, where ten characters made eleven digits: one with an exponent has fewer."
-    digits_only = number.between(2 * 10**10, 3 * 10**10 - 1) & ~article_id.upper().contains("E")
-    return ibis.ifelse((article_id.length() == 10) & digits_only, number, None)
+    "The number, where ten characters made eleven digits: one with an exponent has fewer, and ends in zeros."
+    exponent = ibis.ifelse(number % 100 == 0, article_id.upper().contains("E"), False)
+    return ibis.ifelse((article_id.length() == 10) & number.between(2 * 10**10, 3 * 10**10 - 1) & ~exponent, number, None)
 
 
 def _users(source: Source, customer_id: ir.StringValue, more: int = 0) -> ir.IntegerValue:
