@@ -2528,6 +2528,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'recsys.towers.train.ahead': ('towers.train.html#ahead', 'recsys/towers/train.py'),
                                      'recsys.towers.train.batch_loss': ('towers.train.html#batch_loss', 'recsys/towers/train.py'),
                                      'recsys.towers.train.best_epoch': ('towers.train.html#best_epoch', 'recsys/towers/train.py'),
+                                     'recsys.towers.train.by_all_cores': ('towers.train.html#by_all_cores', 'recsys/towers/train.py'),
                                      'recsys.towers.train.compact': ('towers.train.html#compact', 'recsys/towers/train.py'),
                                      'recsys.towers.train.draw_extra': ('towers.train.html#draw_extra', 'recsys/towers/train.py'),
                                      'recsys.towers.train.epoch_batches': ('towers.train.html#epoch_batches', 'recsys/towers/train.py'),
