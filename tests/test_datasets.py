@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.data.engine import open_engine
+from recsys.data import plain
+from recsys.data.engine import DuckEngine, Engine, open_engine
 from recsys.data.schema import EVENT_KINDS, EVENTS, ITEMS, PROPERTIES, REJECTS, USERS, read_table
 from recsys.datasets.base import shop, shops
 from recsys.errors import MissingDependencyError, MissingFileError, SchemaError, SettingsError
@@ -20,6 +21,7 @@ ANN, BOB = "0a" * 32, "0b" * 32
 ARTICLE = "{id},108775,Strap top,Vest top,Garment Upper body,Solid,Black,Jersey Basic,Ladieswear,Ladieswear,Womens Everyday Basics,Jersey Basic,A top."
 ARTICLES = ("article_id,product_code,prod_name,product_type_name,product_group_name,graphical_appearance_name,colour_group_name,garment_group_name,"
             "index_name,index_group_name,section_name,department_name,detail_desc")  # fmt: skip
+CUSTOMERS = "customer_id,FN,Active,club_member_status,fashion_news_frequency,age,postal_code"
 START = 1_430_000_000_000
 
 
@@ -40,7 +42,7 @@ def lines(path: Path, head: str, rows: list[str]) -> Path:
 
 def hm(folder: Path) -> Raw:
     lines(folder / "articles.csv", ARTICLES, [ARTICLE.format(id=f"0{i:09d}") for i in range(1, 6)])
-    lines(folder / "customers.csv", "customer_id,FN,Active,club_member_status,fashion_news_frequency,age,postal_code", [f"{ANN},1.0,,ACTIVE,NONE,34,x"])
+    lines(folder / "customers.csv", CUSTOMERS, [f"{ANN},1.0,,ACTIVE,NONE,34,x"])
     good = [f"2020-09-{10 + i},{who},0{1 + i % 5:09d},0.0{i + 1},2" for i in range(8) for who in (ANN, BOB)]
     good += [good[0], good[0], f"2020-09-20,{BOB},0999999999,,1"]
     file = lines(folder / "transactions_train.csv", "t_dat,customer_id,article_id,price,sales_channel_id", good)
@@ -304,3 +306,55 @@ def test_nothing_is_left_of_the_stages(tmp_path):
     with open_engine(work=tmp_path) as engine:
         assert engine.work.exists()
     assert not engine.work.exists()
+
+
+def large_hm(folder: Path, n: int = 40_000, seed: int = 7) -> Raw:
+    "A shop of which nothing is unusual: several blocks of a file, prices and channels that are missing, repeats, ids in large letters."
+    raw, rng = hm(folder), random.Random(seed)
+    customers = [f"{rng.getrandbits(256):064x}" for _ in range(500)]
+    customers = [one.upper() if rng.random() < 0.2 else one for one in customers] + [ANN, BOB]
+    lines(raw.file.parent / "customers.csv", CUSTOMERS, [f"{one},,,ACTIVE,NONE,34,x" for one in customers])
+    prices = ["", "0", "0.5", "0.04066101694915254", "1e-3", "12", *(str(rng.random()) for _ in range(1000))]
+    day = lambda: f"20{rng.randint(18, 20)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
+    good = [f"{day()},{rng.choice(customers)},{rng.randrange(10**10):010d},{rng.choice(prices)},{rng.choice(['1', '2', ''])}" for _ in range(n)]
+    good += rng.choices(good, k=n // 10)
+    lines(raw.file, "t_dat,customer_id,article_id,price,sales_channel_id", good)
+    return raw._replace(good=good)
+
+
+def test_a_plain_file_is_read_without_an_engine_and_means_the_same(tmp_path, monkeypatch):
+    "Both ways through the largest file of H&M write the same bytes and count the same."
+    raw, texts = large_hm(tmp_path / "raw"), []
+    text = Engine.text
+    monkeypatch.setattr(Engine, "text", lambda self, path: texts.append(Path(path).name) or text(self, path))
+    monkeypatch.setattr(plain, "BLOCK_BYTES", 1 << 18)
+    account = take(raw, tmp_path / "plain", "hm")
+    assert raw.file.name not in texts, "its lines were texts for nobody"
+    monkeypatch.setattr(DuckEngine, "plain", Engine.plain)
+    assert take(raw, tmp_path / "judged", "hm") == account and raw.file.name in texts
+    assert account["files"][raw.file.name]["merged"] >= 4000 and account["files"][raw.file.name]["nulls"].keys() == {"price", "sales_channel_id"}
+    names = sorted(path.name for path in (tmp_path / "plain").iterdir() if path.suffix == ".parquet")
+    assert len(names) > 4
+    for name in names:
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "judged" / name).read_bytes(), name
+
+
+ODD_ROWS = {  # what only a judge can say something about -> rejected?
+    f"2020-09-10,{ANN},0000000001,-0.1,2": True, f"2020-09-10,{ANN},0000000001,nan,2": True, f"2020-09-10,{ANN},0000000001,inf,2": True,
+    f"2020-09-10,{ANN[:-1]},0000000001,0.1,2": True, f"2020-09-10,{ANN}0,0000000001,0.1,2": True, f"2020-09-10,g{ANN[1:]},0000000001,0.1,2": True,
+    f"2020-09-10,{ANN},108775001,0.1,2": True, f"2020-09-10,{ANN},01E0000001,0.1,2": True, f"2020-02-30,{ANN},0000000001,0.1,2": True,
+    f"1999-09-10,{ANN},0000000001,0.1,2": True, f"2099-09-10,{ANN},0000000001,0.1,2": True, f",{ANN},0000000001,0.1,2": True,
+    "2020-09-10,,0000000001,0.1,2": True, f"2020-09-10,{ANN},,0.1,2": True, f"2020-09-10,{ANN},0000000001": True,
+    f'2020-09-10,"{ANN}",0000000001,0.1,2': False, f"2020-09-10,{ANN},0000000001,0.1,two": False, f"2020-09-10,{ANN},0000000001,0.1,2\r": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_ROWS)
+def test_one_odd_row_is_judged(tmp_path, odd):
+    "The last line of a plain file is odd: all is as if there were no plain files."
+    raw = large_hm(tmp_path / "raw", 400)
+    with raw.file.open("a", newline="") as file:
+        file.write(odd + "\n")
+    about = take(raw, tmp_path / "out", "hm")["files"][raw.file.name]
+    assert (about["rows"], sum(about["rejected"].values())) == (441, int(ODD_ROWS[odd])), about
+    assert about["kept"] + about["merged"] == 441 - ODD_ROWS[odd]

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import reduce
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 from ibis.common.exceptions import IbisError
 
 from .lines import BadLine, Look, look, raw_text, set_aside
+from .plain import Plain, Unusual, read_plain
 from .schema import EVENTS, check_table
 from .spark import spark_session
 from ..errors import MissingFileError, SchemaError, SettingsError
@@ -81,7 +83,7 @@ class Engine:
     errors: tuple[type[Exception], ...]  # what it raises where raw files cannot be read, or memory and disk do not suffice
 
     def __init__(self, con: ibis.BaseBackend, work: Path) -> None:
-        self.con, self.work, self._n = con, work, 0
+        self.con, self.work, self._numbers = con, work, count(1)
         self._texts: dict[Path, Text] = {}
 
     def text(self, path: Path | str) -> "Text":
@@ -90,14 +92,22 @@ class Engine:
             self._texts[Path(path)] = readable(Path(path), self._fresh("lines").with_suffix(".csv"))
         return self._texts[Path(path)]
 
+    def unusual(self, path: Path | str) -> list[str]:
+        "What is unusual about the bytes of a csv that was read as a text, in words."
+        return self._texts[Path(path)].look.words() if Path(path) in self._texts else []
+
     def torn(self, path: Path | str) -> list[BadLine]:
         "The lines of this csv that are no rows, in their order."
         text = self.text(path)
         return sorted([*text.bad, *self._unread(text.path)], key=lambda one: (one.line or 0, one.raw))
 
     def _fresh(self, what: str) -> Path:
-        self._n += 1
-        return self.work / f"{self._n:03d}_{what}.parquet"
+        return self.work / f"{next(self._numbers):03d}_{what}.parquet"
+
+    @contextmanager
+    def beside(self) -> Iterator["Engine"]:
+        "An engine that can work at the same time as this one."
+        yield self
 
     def parquet(self, path: Path | str | list[Path]) -> ir.Table:
         "A parquet file, or several of one shape, as a table expression."
@@ -106,6 +116,10 @@ class Engine:
     def stage(self, rows: ir.Table, what: str) -> ir.Table:
         "Compute now, keep on disk, go on from there: a raw file is scanned once."
         return self.parquet(self.staged_path(rows, what))
+
+    def plain(self, path: Path | str, plain: Plain) -> ir.Table | None:
+        "The rows of a csv in which nothing is unusual, on disk; None where something is, or where the engine reads files by itself."
+        return None
 
     def frame(self, table: pa.Table) -> ir.Table:
         "A small table in memory, as a table expression."
@@ -175,6 +189,12 @@ class DuckEngine(Engine):
     name, first_group = "duckdb", r"\1"
     errors = (duckdb.Error, IbisError)
 
+    @contextmanager
+    def beside(self) -> Iterator[Engine]:
+        "Another one, with a limit of its own: a connection does one thing at a time."
+        with open_engine(self.name, self.work) as other:
+            yield other
+
     def csv(self, path: Path | str) -> ir.Table:
         "A csv as a table of texts; an empty field is null."
         text = self.text(path)
@@ -204,6 +224,13 @@ class DuckEngine(Engine):
         "Compute now and keep on disk; returns where."
         self.con.to_parquet(rows, path := self._fresh(what), **STAGE)
         return path
+
+    def plain(self, path: Path | str, plain: Plain) -> ir.Table | None:
+        "The rows of a csv in which nothing is unusual, on disk; None where something is."
+        try:
+            return self.parquet(read_plain(path, plain, [self._fresh("plain") for _ in range(os.cpu_count() or 1)]))
+        except Unusual:
+            return None
 
     def folded(self, rows: ir.Table, same: Sequence[str], counted: bool) -> Iterator[pa.Table]:
         "Rows alike in `same` as one, in order: sorted, neighbours are compared, which takes a third of the time of a hash table of nearly all rows."

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EARLIEST', 'LATEST', 'FUTURE', 'SLACK_MS', 'MOST_COUNTED', 'LISTED', 'CHUNK_ROWS', 'JOINED', 'Source', 'RawRows',
            'Reading', 'DatasetSpec', 'whole', 'amount', 'not_negative', 'in_future', 'day_ms', 'midnight', 'checked',
-           'json_object', 'shops', 'shop', 'about_shop', 'Taken', 'Counts', 'merge', 'as_events', 'take_in',
-           'take_once', 'write_events', 'list_rejects', 'find_lines', 'ingest', 'span', 'dangling', 'join_files',
-           'ingest_all', 'named_shops', 'Example', 'examples', 'account_table']
+           'faultless', 'json_object', 'shops', 'shop', 'about_shop', 'Taken', 'Counts', 'merge', 'as_events',
+           'take_in', 'take_once', 'write_events', 'list_rejects', 'find_lines', 'ingest', 'span', 'dangling',
+           'join_files', 'ingest_all', 'named_shops', 'Example', 'examples', 'account_table']
 
 # %% ../../nbs/20_datasets.base.ipynb #7cc3d60e
 import csv
@@ -19,12 +19,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +35,7 @@ import pyarrow.parquet as pq
 from ..data.engine import Engine, check_columns, in_total_order, write_stream
 from ..data.ids import distinct
 from ..data.lines import BadLine, raw_text
+from ..data.plain import Plain
 from ..data.schema import DAY_MS, EVENT_KINDS, EVENTS, ITEMS, PROPERTIES, REJECTS, USERS
 from ..errors import MissingFileError, SchemaError, SettingsError
 
@@ -77,8 +80,16 @@ class RawRows:
     "One raw file as rows of ours, judged by `checked`."
 
     file: Path
-    rows: ir.Table  # events: user_id, item_id, event, ts (int64 ms), price, quantity, reason, raw, empty; others to tell repeats apart
+    rows: ir.Table | Callable[[], ir.Table]  # events: user_id, item_id, event, ts (int64 ms), price, quantity, reason, raw, empty; others to tell repeats apart
     columns: Sequence[str]  # of the file, in its order
+    plain: Plain | None = None  # the same rows, of a file in which every row is right
+
+    def staged(self, engine: Engine) -> tuple[ir.Table, list[BadLine]]:
+        "Every row with its reason, on disk, and the lines that are no rows: a file is scanned once."
+        if self.plain is not None and (rows := engine.plain(self.file, self.plain)) is not None:
+            return rows, []
+        rows = engine.stage(self.rows() if callable(self.rows) else self.rows, self.file.stem)
+        return rows, engine.torn(self.file) if self.file.suffix == ".csv" else []
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class DatasetSpec:
     same: Sequence[str]  # rows alike in these are one event: user_id, item_id, ts, price, event where there are several kinds, and what else tells them apart
     read_events: Callable[[Source], Reading]
     read_items: Callable[[Source, ir.Table], ir.Table]  # with the items seen in events -> columns of ITEMS
-    read_users: Callable[[Source, ir.Table, ir.Table], ir.Table]  # with the users seen in events, and the events -> columns of USERS
+    read_users: Callable[[Source, ir.Table, Callable[[], ir.Table]], ir.Table]  # the same of USERS; asked for the events, it waits until they are merged
     read_properties: Callable[[Source], ir.Table | None] | None = None  # dated facts of items -> columns of PROPERTIES
     event_weights: Mapping[str, float] = field(default_factory=lambda: {"purchase": 1.0})
     target_events: Sequence[str] = EVENT_KINDS  # what counts as a hit
@@ -167,6 +178,18 @@ def checked(
 
 
 MOST_COUNTED = 62  # columns whose nulls are counted: bits of an int64
+
+
+def faultless(
+    rows: Mapping[str, np.ndarray | pa.Array],  # columns of ours
+    batch: pa.RecordBatch,  # of the raw file, in its order
+) -> pa.RecordBatch:
+    "The rows as `checked` gives them where nothing is wrong."
+    empty, none = np.zeros(len(batch), np.int64), pa.nulls(len(batch), pa.string())
+    for place, column in enumerate(batch.columns[:MOST_COUNTED]):
+        if column.null_count:
+            empty |= column.is_null().to_numpy(zero_copy_only=False).astype(np.int64) << place
+    return pa.record_batch({**rows, "reason": none, "raw": none, "empty": empty})
 
 
 def json_object(fields: Mapping[str, ir.Value]) -> ir.StringValue:
@@ -271,25 +294,24 @@ def as_events(table: pa.Table, spec: DatasetSpec) -> pa.Table:
     return pa.table({name: table[name] if name in table.column_names else pa.repeat(fixed[name], len(table)) for name in EVENTS.names})
 
 
-def _seen(engine: Engine, staged: Sequence[ir.Table], key: Sequence[str], what: str) -> ir.Table:
-    "The users or items of the kept rows, once each; two raw ids behind one number are refused."
+def _seen(engine: Engine, staged: Sequence[ir.Table], key: Sequence[str], what: str) -> Path:
+    "Where the users or items of the kept rows stand, once each; two raw ids behind one number are refused."
     rows = ibis.union(*kept) if len(kept := [t.filter(t.reason.isnull()).select(*key) for t in staged]) > 1 else kept[0]
     found = {name: rows[name].min() for name in key[1:]} | {f"{name}_too": rows[name].max() for name in key[1:]}
-    seen = engine.stage(rows.group_by(key[0]).agg(**found) if found else rows.distinct(), f"seen_{what}s")
+    path = engine.staged_path(rows.group_by(key[0]).agg(**found) if found else rows.distinct(), f"seen_{what}s")
+    seen = engine.parquet(path)
     for name in key[1:]:
         if shared := engine.arrow(seen.filter(seen[name] != seen[f"{name}_too"]).order_by(key[0]).limit(1))[key[0]].to_pylist():
             raise SchemaError(f"two {what}s of this shop have the number {shared[0]}: their raw ids differ beyond what the number holds; rename one of them")
-    return seen
+    return path
 
 
 def take_in(source: Source, raw: RawRows, dataset: str) -> Taken:
     "Scan a raw file once: every row with its reason, on disk."
     engine = source.engine
-    staged = engine.stage(raw.rows, raw.file.stem)
-    is_csv = raw.file.suffix == ".csv"
-    torn = engine.torn(raw.file) if is_csv else []
-    if is_csv:
-        _say_encoding(source, raw.file)
+    staged, torn = raw.staged(engine)
+    if words := engine.unusual(raw.file):
+        source.notes.append(f"{raw.file.name} {', '.join(words)}")
     counts = _counts(engine, staged, raw.columns)
     _refuse_mostly_wrong(engine, raw.file, staged, counts.reasons, torn)
     reasons = Counter({why: n for why, n in counts.reasons.items() if why}) + Counter(one.reason for one in torn)
@@ -298,12 +320,6 @@ def take_in(source: Source, raw: RawRows, dataset: str) -> Taken:
     taken = Taken(staged, account, list_rejects(dataset, raw, engine, staged, torn) if rejected else REJECTS.empty_table())
     source.taken[raw.file.name] = taken
     return taken
-
-
-def _say_encoding(source: Source, file: Path) -> None:
-    "What is unusual about the bytes of a csv is said aloud."
-    if words := source.engine.text(file).look.words():
-        source.notes.append(f"{file.name} {', '.join(words)}")
 
 
 def take_once(source: Source, raw: RawRows, dataset: str, key: str) -> ir.Table:
@@ -315,13 +331,11 @@ def take_once(source: Source, raw: RawRows, dataset: str, key: str) -> ir.Table:
     return fine if not taken.account["merged"] else fine.group_by(key).agg(**{name: fine[name].max() for name in fine.columns if name != key})
 
 
-def write_events(spec: DatasetSpec, source: Source, raw: RawRows, path: Path) -> ir.Table:
-    "One raw file of events into one parquet of EVENTS; returns its stage."
-    taken = take_in(source, raw, spec.name)
+def write_events(spec: DatasetSpec, engine: Engine, taken: Taken, path: Path) -> None:
+    "The events of one raw file into one parquet of EVENTS."
     n_fine = taken.account["kept"]
-    kept = write_stream(merge(source.engine, taken.staged, spec, n_fine), path, EVENTS)
+    kept = write_stream(merge(engine, taken.staged, spec, n_fine), path, EVENTS)
     taken.account.update(kept=kept, merged=n_fine - kept)
-    return taken.staged
 
 
 def list_rejects(dataset: str, raw: RawRows, engine: Engine, staged: ir.Table, torn: Sequence[BadLine]) -> pa.Table:
@@ -353,20 +367,39 @@ def ingest(spec: DatasetSpec, source: Source, out: Path) -> tuple[dict[str, obje
     "Write events, items, users, properties and rejects of one shop into `out`; returns its accounting and its `datasets.json` entry."
     reading = spec.read_events(source)
     events = out / f"events_{spec.name}.parquet"
-    paths = {part: out / f"given_{part}_{spec.name}.parquet" if part else events for part in reading.parts}
-    staged = [write_events(spec, source, raw, paths[part]) for part, raw in reading.parts.items()]
-    if "" not in paths:
-        join_files(list(paths.values()), events, EVENTS)
-    dated = spec.read_properties(source) if spec.read_properties else None
-    if dated is not None:
-        facts, n_parts = dated.mutate(dataset=ibis.literal(spec.name)), 1 + sum(one.account["rows"] for one in source.taken.values()) // CHUNK_ROWS
-        parts = [in_total_order(facts.filter(facts.item_id % n_parts == part)) for part in range(n_parts)]
-        source.engine.write(parts, out / f"properties_{spec.name}.parquet", PROPERTIES)
-    counts = _write_world(spec, source, staged, events, out)
+    taken = {part: take_in(source, raw, spec.name) for part, raw in reading.parts.items()}
+    staged = [one.staged for one in taken.values()]
+    seen = {"item": _seen(source.engine, staged, spec.item_key, "item"), "user": _seen(source.engine, staged, spec.user_key, "user")}
+    with source.engine.beside() as other, ThreadPoolExecutor(1) as pool:  # what the shop lists is read while its events are merged
+        writing = pool.submit(_merge_all, spec, source.engine, taken, out, events)
+        beside, happened = replace(source, engine=other), lambda: other.parquet(writing.result())
+        dated = _write_properties(spec, beside, out)
+        counts = _write_world(spec, beside, {what: other.parquet(path) for what, path in seen.items()}, happened, out)
+        writing.result()
     pq.write_table(pa.concat_tables([one.rejects for one in source.taken.values()]), out / f"rejects_{spec.name}.parquet", compression="zstd")
-    about = about_shop(spec, source, reading) | {"dated": dated is not None}
+    about = about_shop(spec, source, reading) | {"dated": dated}
     files = {name: one.account for name, one in source.taken.items()}
     return {"files": files, "events": pq.read_metadata(events).num_rows, **counts, "span": span(events), "notes": list(source.notes)}, about
+
+
+def _merge_all(spec: DatasetSpec, engine: Engine, taken: Mapping[str, Taken], out: Path, events: Path) -> Path:
+    "The events of every raw file, and all of them together; returns where these are."
+    paths = {part: out / f"given_{part}_{spec.name}.parquet" if part else events for part in taken}
+    for part, one in taken.items():
+        write_events(spec, engine, one, paths[part])
+    if "" not in paths:
+        join_files(list(paths.values()), events, EVENTS)
+    return events
+
+
+def _write_properties(spec: DatasetSpec, source: Source, out: Path) -> bool:
+    "Write the dated facts of items, where the shop has some."
+    if (dated := spec.read_properties(source) if spec.read_properties else None) is None:
+        return False
+    facts, n_parts = dated.mutate(dataset=ibis.literal(spec.name)), 1 + sum(one.account["rows"] for one in source.taken.values()) // CHUNK_ROWS
+    parts = [in_total_order(facts.filter(facts.item_id % n_parts == part)) for part in range(n_parts)]
+    source.engine.write(parts, out / f"properties_{spec.name}.parquet", PROPERTIES)
+    return True
 
 
 def span(events: Path) -> list[int]:
@@ -378,7 +411,7 @@ def span(events: Path) -> list[int]:
     return [min(to_ms(one.min) for one in found), max(to_ms(one.max) for one in found)]
 
 
-def dangling(engine: Engine, seen: ir.Table, listed: ir.Table | None, events: ir.Table, key: str) -> dict[str, int] | None:
+def dangling(engine: Engine, seen: ir.Table, listed: ir.Table | None, events: Callable[[], ir.Table], key: str) -> dict[str, int] | None:
     "Ids of events that the shop's own list lacks, and their events; None where it has no such list."
     if listed is None:
         return None
@@ -386,14 +419,12 @@ def dangling(engine: Engine, seen: ir.Table, listed: ir.Table | None, events: ir
     n = engine.arrow(strangers.count().name("n").as_table())["n"][0].as_py()
     if not n:
         return {"ids": 0, "events": 0}
-    return {"ids": n, "events": engine.arrow(events.semi_join(strangers, key).count().name("n").as_table())["n"][0].as_py()}
+    return {"ids": n, "events": engine.arrow(events().semi_join(strangers, key).count().name("n").as_table())["n"][0].as_py()}
 
 
-def _write_world(spec: DatasetSpec, source: Source, staged: Sequence[ir.Table], events: Path, out: Path) -> dict[str, object]:
+def _write_world(spec: DatasetSpec, source: Source, seen: Mapping[str, ir.Table], happened: Callable[[], ir.Table], out: Path) -> dict[str, object]:
     "Write items and users: those the shop lists, and those only its events know."
     engine, paths = source.engine, {what: out / f"{what}s_{spec.name}.parquet" for what in ("item", "user")}
-    seen = {"item": _seen(engine, staged, spec.item_key, "item"), "user": _seen(engine, staged, spec.user_key, "user")}
-    happened = engine.parquet(events)
     items, users = spec.read_items(source, seen["item"]), spec.read_users(source, seen["user"], happened)
     for what, rows, schema in (("item", items, ITEMS), ("user", users, USERS)):
         n, ids = engine.write(rows.order_by(f"{what}_id"), paths[what], schema), pq.read_table(paths[what], columns=[f"{what}_id"])[f"{what}_id"]

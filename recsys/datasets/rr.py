@@ -8,7 +8,7 @@ __all__ = ['KAGGLE', 'KINDS', 'NOT_MS', 'ITEM_LIMIT', 'PARTS', 'NUMBER', 'BOT_EV
 
 # %% ../../nbs/23_datasets.rr.ipynb #c0d55b02
 import filecmp
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,9 +158,10 @@ def read_items(source: Source, seen: ir.Table) -> ir.Table:
     return ids.mutate(dataset=ibis.literal("rr"), raw_id=ids.item_id.cast("string"), price=ibis.null("float32"), attributes=ibis.literal("{}"), **nothing)
 
 
-def read_users(source: Source, seen: ir.Table, events: ir.Table) -> ir.Table:
+def read_users(source: Source, seen: ir.Table, events: Callable[[], ir.Table]) -> ir.Table:
     "Every visitor; bots are marked."
-    a_day = events.group_by("user_id", day=events.ts.truncate("D")).agg(n=events.quantity.sum())
+    happened = events()
+    a_day = happened.group_by("user_id", day=happened.ts.truncate("D")).agg(n=happened.quantity.sum())
     busiest = a_day.group_by("user_id").agg(most=a_day.n.max())
     marked = ibis.ifelse(busiest.most > BOT_EVENTS_A_DAY, '{"bot": true}', "{}")
     return busiest.select("user_id", dataset=ibis.literal("rr"), raw_id=busiest.user_id.cast("string"), attributes=marked)

@@ -8,7 +8,7 @@ __all__ = ['EVENT_COLUMNS', 'ITEM_COLUMNS', 'RENAME', 'LAST', 'UNSEEN', 'POINT_Z
            'read_events', 'is_natural', 'read_items', 'read_users']
 
 # %% ../../nbs/24_datasets.table.ipynb #f98f4d91
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,7 +232,7 @@ def read_items(source: Source, seen: ir.Table) -> ir.Table:
     return known.union(alone.select(*known.columns))
 
 
-def read_users(source: Source, seen: ir.Table, events: ir.Table) -> ir.Table:
+def read_users(source: Source, seen: ir.Table, events: Callable[[], ir.Table]) -> ir.Table:
     "Every user of the events."
     return seen.select("user_id", dataset=ibis.literal("table"), raw_id="raw_user_id", attributes=ibis.literal("{}"))
 
