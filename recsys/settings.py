@@ -63,6 +63,7 @@ class Settings(BaseModel):
         "time", description="what is held out: the last days, each user's last events, the last days' sessions (next item), given files")
     test_days: int = Field(7, ge=1, description="days of the test window")
     valid_days: int = Field(7, ge=1, description="days of the valid window before it")
+    test_users: int = Field(100_000, ge=0, description="users judged on the test window at most, drawn by the seed; 0 = all")
     weeks_back: int = Field(0, ge=0, description="end the data this many test windows earlier (backtests)")
     session_gap_minutes: int = Field(60, ge=1, description="split=sessions: a longer pause begins a new session; very large where user_id is a session")
     session_events: Words = Field([], description="split=sessions: kinds of events they are made of; empty = views, or all where a shop has none")

@@ -3,8 +3,10 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -12,12 +14,13 @@ from scorer_contract import N_ITEMS, ScorerContract
 
 from recsys.data.interactions import from_events
 from recsys.data.schema import DAY_MS
+from recsys.data.windows import priced
 from recsys.errors import ArtifactError, StrategyError, VectorsError
 from recsys.scorers.als import AlsScorer
 from recsys.scorers.base import Missing
 from recsys.scorers.towers import TowerScorer, als_start, load_tower
 from recsys.towers.model import TowerConfig, Towers, full_softmax, sampled_softmax
-from recsys.towers.pairs import EVER, PLANES, TowerShop, Trends, batches, code_buckets, draw_floor, earlier, hold_out_newest, make_pairs, period_of
+from recsys.towers.pairs import EVER, PLANES, TowerShop, Trends, batches, code_buckets, draw_floor, earlier, epoch_rows, hold_out_newest, make_pairs, period_of
 from recsys.towers.train import (
     PATIENCE,
     Adam,
@@ -569,3 +572,37 @@ class TestAlsTower(ScorerContract):
     def reload(self, scorer, shop, folder):
         scorer.save(folder)
         return load_tower(folder, shop, "als_tower", self.als.user_vectors)
+
+
+def test_a_large_shop_is_looked_through_in_pieces(monkeypatch):
+    "Piece by piece the same comes out: periods, weights, draws, places of the held-out pairs."
+
+    def seen():
+        told = shop_of_tastes()
+        feed = Feed(told, make_pairs(told.interactions), 64, 7, max_pairs=60)
+        towers = Towers(config_of(told)).eval()
+        towers.items.begin("shop", told.vectors)
+        drawn = epoch_rows(feed.columns["position"], 7, 0, feed.chances)
+        return [feed.starts, feed.periods, feed.weights, feed.chances, drawn, np.float64(held_out(towers, feed))]
+
+    torch.manual_seed(7)
+    whole = seen()
+    monkeypatch.setattr("recsys.data.interactions.EVENTS_AT_ONCE", 7)
+    monkeypatch.setattr("recsys.towers.train.SCORED", 5)
+    torch.manual_seed(7)
+    for one, other in zip(whole, seen(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [7, 2_000_000])
+def test_the_price_of_an_item_is_the_last_one_paid(monkeypatch, at_once):
+    "Also of a shop that is looked through in pieces; of several at one moment it is the last that was written."
+    monkeypatch.setattr("recsys.data.interactions.EVENTS_AT_ONCE", at_once)
+    told = shop_of_tastes().interactions
+    paid = np.where(np.arange(told.n_events) % 3, np.random.default_rng(7).permutation(told.n_events), np.nan).astype(np.float32)
+    expected = np.full(told.n_items, -5.0)
+    for place in np.argsort(told.past.ts, kind="stable"):
+        if np.isfinite(paid[place]):
+            expected[told.past.item_nums[place]] = paid[place]
+    catalog = SimpleNamespace(table=pd.DataFrame({"price": np.full(told.n_items, -5.0)}))
+    np.testing.assert_array_equal(priced(catalog, replace(told, prices=paid)).table["price"], expected)

@@ -21,7 +21,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from .catalog import Catalog, as_of
-from .interactions import NEVER, Histories, Interactions, Queries, from_events, load_interactions, save_interactions
+from .interactions import NEVER, Histories, Interactions, Queries, from_events, load_interactions, pieces, save_interactions
 from .schema import DAY_MS, EVENTS, read_table
 from .sentinel import check_pairs, check_times
 from .sessions import askable, prefixes
@@ -135,6 +135,20 @@ class Truth(NamedTuple):
         "(P,) the row of each item."
         return np.repeat(np.arange(len(self.user_ids)), np.diff(self.indptr))
 
+    @property
+    def users(self) -> np.ndarray:
+        "(U,) int64 ids, ascending."
+        return np.unique(self.user_ids)
+
+    def drawn(self, n_users: int, seed: int = 7) -> "Truth":
+        "What so many users did, drawn by the seed; all of it where there are no more, or where none are asked for."
+        if not 0 < n_users < len(self.users):
+            return self
+        kept = np.isin(self.user_ids, np.random.default_rng([seed, 5]).choice(self.users, n_users, replace=False))
+        lengths = np.diff(self.indptr)
+        return Truth(self.user_ids[kept], np.append(0, np.cumsum(lengths[kept])), self.item_nums[np.repeat(kept, lengths)],
+                     None if self.prefixes is None else self.prefixes.take(np.flatnonzero(kept)))  # fmt: skip
+
 
 class Window(NamedTuple):
     "All that a scorer is fitted on and judged by."
@@ -226,10 +240,12 @@ def window_catalog(inputs: Mapping[str, Path], dataset: str, window: str, intera
 
 def priced(catalog: Catalog, interactions: Interactions) -> Catalog:
     "The catalog with the last price paid in these interactions, where one was."
-    paid = np.flatnonzero(np.isfinite(interactions.prices))
-    paid = paid[np.argsort(interactions.past.ts[paid], kind="stable")]  # the last one written wins
-    prices = catalog.table["price"].to_numpy(dtype=np.float32, na_value=np.nan).copy()
-    prices[interactions.past.item_nums[paid]] = interactions.prices[paid]
+    prices, newest = catalog.table["price"].to_numpy(dtype=np.float32, na_value=np.nan).copy(), np.full(interactions.n_items, NEVER)
+    for part in pieces(interactions.n_events):
+        paid, nums, ts = interactions.prices[part], interactions.past.item_nums[part], interactions.past.ts[part]
+        rows = np.flatnonzero(np.isfinite(paid) & (ts >= newest[nums]))
+        rows = rows[np.argsort(ts[rows], kind="stable")]  # the last one written wins
+        prices[nums[rows]], newest[nums[rows]] = paid[rows], ts[rows]
     catalog.table["price"] = prices
     return catalog
 

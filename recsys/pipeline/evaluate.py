@@ -109,20 +109,25 @@ def evaluate(
     ks: Sequence[int] = (10, 12, 20, 50, 100),
     dials: Mapping[str, object] | None = None,
     rules: str = "",
+    test_users: int = 100_000,
     seed: int = 7,
 ) -> dict:
     "Write `metrics.json`, `report.html`, comparisons, `cold_ranking`, `audit`, `behaviour` and the costs of rules as json, lists and users' values."
-    judged, cutoffs, house = {}, read_cutoffs(inputs), read_rules(rules) if rules else {}
+    judged, drawn, cutoffs, house = {}, [], read_cutoffs(inputs), read_rules(rules) if rules else {}
     for name, about in datasets(inputs).items():
         window, policy = load_window(inputs, name, "final"), cutoffs[name].policy(about["repeat"], repeat)
-        scorers, vectors = load_scorers(inputs, name, "final", dials=dials), content_vectors(inputs, name)
+        if 0 < test_users < (there := len(window.truth.users)):
+            window = window._replace(truth=window.truth.drawn(test_users, seed))
+            drawn.append((f"users of {name}, drawn", f"{test_users:,} of {there:,}"))
+        scorers = load_scorers(inputs, name, "final", dials=dials, loaded=(window.interactions, window.catalog))
+        vectors = content_vectors(inputs, name)
         protocol = questions(inputs, window, policy, ks, vectors)
         judged[name] = judge_shop(window, protocol, scorers, policy, cutoffs[name].end_at, seed, rules_of(house, name), vectors)
         _write(lists_table(judged[name].judgement, window.interactions.items.ids), Path(out_dir) / f"recommendations_{name}.parquet")
         _write(users_table(judged[name].judgement), Path(out_dir) / f"users_{name}.parquet")
     refuse([problem for each in judged.values() for problem in gate(each.judgement)])
     shops = [each.report for each in judged.values()]
-    write_report(Report(f"Evaluation of {', '.join(judged)}", _facts(shops), shops), out_dir)
+    write_report(Report(f"Evaluation of {', '.join(judged)}", [*_facts(shops), *drawn], shops), out_dir)
     records = {"audit": lambda each: audit_record(each.audit), "behaviour": lambda each: behaviour_record(each.behaviour)}
     for file, record in (records | ({"rule_costs": lambda each: [cost._asdict() for cost in each.costs]} if house else {})).items():
         found = {name: record(each) for name, each in judged.items()}

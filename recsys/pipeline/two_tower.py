@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from ..data.catalog import Catalog, as_of
@@ -30,8 +31,11 @@ def read_attributes(events_dir: Path, dataset: str) -> Attributes:
     "What the shop says of its users."
     if not (path := Path(events_dir) / "users.parquet").exists():
         return NOTHING_KNOWN
-    table = read_table(path, USERS).to_pandas().query("dataset == @dataset and attributes != '{}'").sort_values("user_id")
-    return Attributes(table["user_id"].to_numpy(np.int64), attribute_buckets([json.loads(text) for text in table["attributes"]], dataset, ATTRIBUTES))
+    table = read_table(path, USERS, ["user_id", "dataset", "attributes"])
+    table = table.filter((pc.field("dataset") == dataset) & (pc.field("attributes") != "{}")).sort_by("user_id")
+    told = table["attributes"].combine_chunks().dictionary_encode()  # a million users say a few thousand things
+    buckets = attribute_buckets([json.loads(text) for text in told.dictionary.to_pylist()], dataset, ATTRIBUTES)
+    return Attributes(table["user_id"].to_numpy(), buckets[told.indices.to_numpy()])
 
 
 def content_shop(inputs: Mapping[str, Path], dataset: str, window: str) -> TowerShop:

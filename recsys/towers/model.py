@@ -67,13 +67,18 @@ def width_of(
     n_asked: int = 512,
 ) -> float:
     "Half the typical distance of an item to the one nearest to it, all at length 1."
-    known = vectors[np.isfinite(vectors).all(axis=1)]
-    rng = np.random.default_rng(seed)
-    unit = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-9)
-    asked = rng.choice(len(unit), min(n_asked, len(unit)), replace=False)
-    near = 1 - unit[asked] @ unit.T
-    near[near < 1e-4] = np.inf  # itself, and twins that content cannot tell apart
-    return max(float(np.sqrt(2 * np.median(near.min(axis=1).clip(max=1)))) / 2, 1e-3)
+    known = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+    asked = _unit(vectors[known[np.random.default_rng(seed).choice(len(known), min(n_asked, len(known)), replace=False)]])
+    nearest = np.full(len(asked), np.inf)
+    for part in np.array_split(known, -(-len(known) // 8192)):  # a copy of all vectors is large
+        away = 1 - asked @ _unit(vectors[part]).T
+        away[away < 1e-4] = np.inf  # itself, and twins that content cannot tell apart
+        nearest = np.minimum(nearest, away.min(axis=1))
+    return max(float(np.sqrt(2 * np.median(nearest.clip(max=1)))) / 2, 1e-3)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 class Fingerprint(nn.Module):
@@ -100,8 +105,8 @@ def main_axes(
     n_asked: int = 20_000,
 ) -> Tensor:
     "(n, D) the directions in which the vectors are longest, rows of zeros where there are fewer."
-    known = vectors[np.isfinite(vectors).all(axis=1)]
-    asked = torch.from_numpy(known[np.sort(np.random.default_rng(seed).permutation(len(known))[:n_asked])]).double()
+    known = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+    asked = torch.from_numpy(vectors[known[np.sort(np.random.default_rng(seed).permutation(len(known))[:n_asked])]]).double()
     _, axes = torch.linalg.eigh(asked.T @ asked)  # ascending
     made = torch.zeros(n, vectors.shape[1])
     kept = axes.T.flip(0)[:n].float()

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.catalog import Catalog, path_beginnings
-from ..data.interactions import Histories, Interactions
+from ..data.interactions import Histories, Interactions, pieces
 from ..data.schema import DAY_MS
 from ..errors import MissingFileError, SchemaError
 
@@ -110,7 +110,8 @@ def read_pairs(folder: Path | str) -> pa.Table:
     parts = sorted(Path(folder).glob("part-*.parquet"))
     if not parts:
         raise MissingFileError(f"expected part-*.parquet in {Path(folder).name}, found none; run the step `train_pairs`")
-    return pa.concat_tables([pq.read_table(part, schema=PAIRS) for part in parts])
+    column = lambda name: pa.concat_arrays([chunk for part in parts for chunk in pq.read_table(part, columns=[name])[name].chunks])
+    return pa.table([column(name) for name in PAIRS.names], schema=PAIRS)  # each in one piece: arrays of numpy are made of it without a copy
 
 # %% ../../nbs/50_towers.pairs.ipynb #4d891fc2
 WINDOWS = (1, 7, 28)  # days
@@ -120,12 +121,12 @@ TRENDS = len(WINDOWS) + 4  # + ever, never sold, days since the first event, day
 
 @dataclass(frozen=True)
 class Trends:
-    "How every item sold before any moment."
+    "How every item sold before any moment; its events of one moment are one."
 
-    keys: np.ndarray  # (E,) int64 item * span + time since `origin`, ascending
-    sums: np.ndarray  # (E + 1,) float64 running sum of the weights in that order
-    prices: np.ndarray  # (E,) float32 what was paid, in that order, NaN where unknown
-    paid: np.ndarray  # (E,) place of the last event up to this one with a price, -1 = none
+    keys: np.ndarray  # (M,) int64 item * span + time since `origin`, ascending
+    sums: np.ndarray  # (M + 1,) float64 running sum of the weights in that order
+    prices: np.ndarray  # (M,) float32 what was paid last in each of these moments, NaN where unknown
+    paid: np.ndarray  # (M,) place of the last moment up to this one with a price, -1 = none
     origin: int
     span: int  # longer than everything that happened
     time_unit: str = "ms"
@@ -137,11 +138,15 @@ class Trends:
         origin = int(past.ts.min()) if len(past.ts) else 0
         span = max(interactions.at - origin, 0) + 2
         keys = past.item_nums.astype(np.int64) * span + (past.ts - origin)
-        order = np.argsort(keys, kind="stable")
+        order = np.argsort(keys, kind="stable").astype(np.int32 if len(keys) < 2**31 else np.int64)
+        keys = keys[order]
+        last = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)) if len(keys) else np.zeros(0, np.int64)
+        keys, sums = keys[last], np.cumsum(past.weights[order], dtype=np.float64)[last]
         prices = interactions.prices[order]
-        paid = np.maximum.accumulate(np.where(np.isfinite(prices), np.arange(len(order)), -1))
-        sums = np.r_[0.0, np.cumsum(past.weights[order], dtype=np.float64)]
-        return cls(keys[order], sums, prices, paid, origin, span, interactions.time_unit)
+        priced = np.maximum.accumulate(np.where(np.isfinite(prices), np.arange(len(order), dtype=order.dtype), -1))[last]  # the event with a price before
+        paid = np.where(priced >= 0, np.searchsorted(last, priced), -1)
+        prices = np.where(paid == np.arange(len(last)), prices[priced], np.float32(np.nan)) if len(last) else prices
+        return cls(keys, np.r_[0.0, sums], prices, paid, origin, span, interactions.time_unit)
 
     def at(self, nums: np.ndarray, moment: int) -> np.ndarray:
         "(n, TRENDS) float32 of these items, from what happened before the moment only."
@@ -185,10 +190,14 @@ def period_starts(
     "(P,) int64 first moments of periods: whole days, joined until each holds `least` drawn pairs; one period where only the order is known."
     if time_unit == "order" or not len(ts):
         return np.array([np.iinfo(np.int64).min])
-    days, places = np.unique(ts // DAY_MS, return_inverse=True)
-    counts = np.bincount(places, chances)
-    starts, filled = [days[0]], 0
-    for day, count in zip(days, counts, strict=True):
+    first, newest = int(ts.min()) // DAY_MS, int(ts.max()) // DAY_MS
+    counts, there = np.zeros((2, newest - first + 1))
+    for part in pieces(len(ts)):
+        days = ts[part] // DAY_MS - first
+        counts += np.bincount(days, None if chances is None else chances[part], len(counts))
+        there += np.bincount(days, minlength=len(there))
+    starts, filled = [first], 0
+    for day, count in zip(first + np.flatnonzero(there), counts[there > 0], strict=True):
         if filled >= least:
             starts.append(day)
             filled = 0
@@ -197,8 +206,11 @@ def period_starts(
 
 
 def period_of(ts: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    "(n,) the period each moment lies in."
-    return np.maximum(np.searchsorted(starts, ts, side="right") - 1, 0)
+    "(n,) int32 the period each moment lies in."
+    periods = np.empty(len(ts), np.int32)
+    for part in pieces(len(ts)):
+        periods[part] = np.maximum(np.searchsorted(starts, ts[part], side="right") - 1, 0)
+    return periods
 
 # %% ../../nbs/50_towers.pairs.ipynb #4084cd69
 MAX_PAIRS = 300_000  # in an epoch
@@ -215,8 +227,10 @@ def epoch_rows(
     with_history, without = np.flatnonzero(positions > 0), np.flatnonzero(positions == 0)
     if len(with_history) and len(without) > len(with_history):
         without = rng.choice(without, len(with_history), replace=False)
-    rows = np.concatenate([with_history, without])
-    return np.sort(rows if chances is None else rows[rng.random(len(rows)) < chances[rows]])
+    parts = [with_history, without]
+    if chances is not None:  # in parts: what is drawn is little, and what it is drawn from is not
+        parts = [part[rng.random(len(part)) < chances[part]] for rows in parts for part in np.array_split(rows, 1 + len(rows) // 1_000_000)]
+    return np.sort(np.concatenate(parts))
 
 
 def draw_floor(weights: np.ndarray, n: int) -> float:
