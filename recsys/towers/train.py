@@ -167,9 +167,9 @@ class Feed:
             asked = (self.columns[name] for name in ("user_num", "item_num", "taken_before"))
             self.own_vectors = None if self.start.own is None else self.start.own(*asked)
 
-    @cached_property
+    @property
     def rows(self) -> np.ndarray:
-        "The pairs to learn from."
+        "The pairs to learn from: found in no time, and too many to be kept."
         return np.flatnonzero(~self.columns["is_valid"])
 
     @cached_property
@@ -561,7 +561,8 @@ def epoch_batches(feeds: Mapping[str, Feed], dials: TrainDials, epoch: int) -> l
     "(shop, rows, expected) of every batch of an epoch, the shops' batches mixed."
     made = []
     for shop, feed in feeds.items():
-        rows = feed.rows[epoch_rows(feed.columns["position"][feed.rows], dials.seed, epoch, feed.chances[feed.rows])]
+        every = feed.rows
+        rows = every[epoch_rows(feed.columns["position"][every], dials.seed, epoch, feed.chances[every])]
         expected = log_expected(feed, rows, dials.batch_size // 2)
         made += [(shop, rows[part], expected) for part in batches(feed.periods[rows], dials.batch_size, dials.seed, epoch)]
     return [made[i] for i in np.random.default_rng([dials.seed, epoch, 2]).permutation(len(made))]
