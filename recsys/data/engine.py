@@ -30,7 +30,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from ibis.common.exceptions import IbisError
 
-from .lines import BadLine, Look, look, raw_text, set_aside
+from .lines import BadLine, Look, edges, look, raw_text, set_aside
 from .plain import Plain, Unusual, read_plain
 from .schema import EVENTS, check_table
 from .spark import spark_session
@@ -228,7 +228,8 @@ class DuckEngine(Engine):
     def plain(self, path: Path | str, plain: Plain) -> ir.Table | None:
         "The rows of a csv in which nothing is unusual, on disk; None where something is."
         try:
-            return self.parquet(read_plain(path, plain, [self._fresh("plain") for _ in range(os.cpu_count() or 1)]))
+            places = edges(Path(path), os.cpu_count() or 1)
+            return self.parquet(read_plain(path, plain, places, [self._fresh("plain") for _ in places]))
         except Unusual:
             return None
 

@@ -18,8 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from .lines import edges
-
 # %% ../../nbs/10_data.plain.ipynb #e023dda3
 class Unusual(Exception):
     "There is something in a file that has to be judged row by row."
@@ -88,14 +86,15 @@ class _Part:
 def read_plain(
     path: Path | str,  # csv with a header
     plain: Plain,
-    to: Sequence[Path],  # so many parts are made at most
+    places: Sequence[int],  # where lines begin that a part begins with, and the end of the file; see `lines.edges`
+    to: Sequence[Path],  # of each part
 ) -> list[Path]:
     "Write the rows of a csv into parquet files; `Unusual` where they are not all as they should be, and no file is left."
     header = (",".join(plain.types) + "\n").encode()
     with open(path, "rb") as file:
         if file.readline(len(header)) != header:
             raise Unusual("the first line names other columns")
-    stop, places = Event(), [len(header), *(place for place in edges(Path(path), len(to)) if place > len(header))]
+    stop, places = Event(), [len(header), *(place for place in places if place > len(header))]
 
     def read(part: tuple[int, int], target: Path) -> Path:
         try:
