@@ -32,5 +32,5 @@ def test_the_drawn_shop_is_as_large_as_asked_and_has_groups():
 
 
 def test_recall_small():
-    found = towers.drawn_against_all(SMALL, max_pairs=1500, epochs=1, n_asked=50)
+    found = towers.drawn_against_all(SMALL, max_pairs=1500, epochs=1, all_epochs=1, n_asked=50)
     assert 0 <= found["all"] <= 1 and found["difference"] == pytest.approx(found["draw"] - found["all"]) and found["margin"] >= 0

@@ -396,7 +396,8 @@ def item_outputs(towers: Towers, shop: TowerShop) -> np.ndarray:
     "(I, item_size + TREND_SIZE) float32 item vectors as of the shop's cutoff; NaN rows for items without an input vector."
     nums, moment = np.flatnonzero(shop.has_vector), shop.interactions.at
     made = np.full((shop.interactions.n_items, towers.trends.out_features + towers.config.item_size), np.nan, dtype=np.float32)
-    made[nums] = towers.offered(item_tastes(towers, shop, nums, moment), torch.from_numpy(shop.trends.at(nums, moment)))
+    for part in (nums[start : start + 8192] for start in range(0, len(nums), 8192)):
+        made[part] = towers.offered(item_tastes(towers, shop, part, moment), torch.from_numpy(shop.trends.at(part, moment)))
     return made
 
 
@@ -742,7 +743,8 @@ def _table(towers: Towers, shop: TowerShop) -> VectorTable:
     weights = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in towers.state_dict().values())).hexdigest()[:12]
     with same_every_time(0):
         vectors = item_outputs(towers, shop)
-    return VectorTable(shop.interactions.items.ids[shop.has_vector], vectors[shop.has_vector], f"{towers.config.kind}_tower:{weights}")
+    known = slice(None) if shop.has_vector.all() else shop.has_vector  # a mask copies
+    return VectorTable(shop.interactions.items.ids[known], vectors[known], f"{towers.config.kind}_tower:{weights}")
 
 # %% ../../nbs/52_towers.train.ipynb #4dd76bae
 def loss_picture(losses: list[dict[str, float | None]], title: str = "the loss falls; the places of the held-out pairs say stop"):
