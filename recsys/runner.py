@@ -445,7 +445,7 @@ def _call_seconds(executed: Path) -> float:
 def _kernel_env(settings: Settings):
     "What every kernel of the river gets: repeatable hashing, no progress widgets, no downloads' chatter, and where Spark runs."
     quiet = {"PYTHONHASHSEED": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TOKENIZERS_PARALLELISM": "true",
-             "ARROW_DEFAULT_MEMORY_POOL": "system"}  # which gives back what was freed: its own keeps half a gigabyte
+             "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}  # else Arrow, and each thread there ever was, keeps what was freed
     where = {"RECSYS_SPARK_MASTER": settings.spark_master, "RECSYS_SPARK_MEMORY": settings.spark_memory,
              "RECSYS_SCORERS": str(settings.scorers.resolve()) if settings.scorers else ""}  # where, not what: no part of a key; fmt: skip
     before = {name: os.environ.get(name) for name in quiet | where}
