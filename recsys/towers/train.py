@@ -704,7 +704,7 @@ class TowerModel:
         for name, table in self.items.items():
             known = self.attributes[name]
             arrays = {"item_ids": table.ids, "item_vectors": table.vectors, "user_ids": known.user_ids, "buckets": known.buckets}
-            tensors |= {f"shops/{name}/{what}": torch.from_numpy(np.array(array)) for what, array in arrays.items()}
+            tensors |= {f"shops/{name}/{what}": torch.from_numpy(np.require(array, requirements=["C", "W"])) for what, array in arrays.items()}
         with atomic_path(Path(folder) / f"{stem}.safetensors") as ahead:
             save_file(tensors, ahead)
         about = {"config": self.towers.config.as_dict(), "spaces": {name: table.space for name, table in self.items.items()}, **self.record}
