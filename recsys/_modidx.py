@@ -2441,7 +2441,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'recsys.towers.model.Users.counted': ('towers.model.html#users.counted', 'recsys/towers/model.py'),
                                      'recsys.towers.model.Users.forward': ('towers.model.html#users.forward', 'recsys/towers/model.py'),
                                      'recsys.towers.model.Users.told': ('towers.model.html#users.told', 'recsys/towers/model.py'),
-                                     'recsys.towers.model._unit': ('towers.model.html#_unit', 'recsys/towers/model.py'),
                                      'recsys.towers.model.add_up': ('towers.model.html#add_up', 'recsys/towers/model.py'),
                                      'recsys.towers.model.all_scores': ('towers.model.html#all_scores', 'recsys/towers/model.py'),
                                      'recsys.towers.model.bend': ('towers.model.html#bend', 'recsys/towers/model.py'),

@@ -33,9 +33,10 @@ NEVER = -1
 EVENTS_AT_ONCE = 2_000_000  # of a large shop, looked through at a time: what is made of all at once fills the memory
 
 
-def pieces(n: int) -> Iterator[slice]:
-    "Slices over n events."
-    return (slice(start, min(start + EVENTS_AT_ONCE, n)) for start in range(0, n, EVENTS_AT_ONCE))
+def pieces(n: int, at_once: int | None = None) -> Iterator[slice]:
+    "Slices over n events, or over n of something larger, of which fewer are looked at together."
+    size = at_once or EVENTS_AT_ONCE
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 @dataclass(frozen=True)

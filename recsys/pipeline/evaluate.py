@@ -139,9 +139,9 @@ def evaluate(
 
     def judged(name: str, repeats: str) -> Told:
         window, policy = load_window(inputs, name, "final"), cutoffs[name].policy(repeats, repeat)
-        if 0 < test_users < (there := len(window.truth.users)):
-            window = window._replace(truth=window.truth.drawn(test_users, seed))
-            drawn.append((f"users of {name}, drawn", f"{test_users:,} of {there:,}"))
+        if (some := window.truth.drawn(test_users, seed)) is not window.truth:
+            drawn.append((f"users of {name}, drawn", f"{len(some.users):,} of {len(window.truth.users):,}"))
+        window = window._replace(truth=some)
         scorers = load_scorers(inputs, name, "final", dials=dials, loaded=(window.interactions, window.catalog))
         vectors = content_vectors(inputs, name)
         protocol = questions(inputs, window, policy, ks, vectors)

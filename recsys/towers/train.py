@@ -39,7 +39,7 @@ from ..data.interactions import Histories, Interactions, Queries, pieces
 from ..data.schema import DAY_MS
 from ..errors import ArtifactError, MissingFileError, StrategyError, VectorsError
 from ..store import atomic_path, write_json
-from .model import HISTORY, Past, TowerConfig, Towers, all_scores, sampled_softmax
+from .model import HISTORY, ITEMS_AT_ONCE, Past, TowerConfig, Towers, all_scores, sampled_softmax
 from .pairs import MAX_PAIRS, Alike, Attributes, Block, TowerShop, batches, block, draw_floor, epoch_rows, period_of, period_starts
 from ..vectors.table import VectorTable, load_sealed, refuse_nan, save_sealed
 
@@ -376,15 +376,14 @@ def compact(past: Past, tastes: Tensor) -> tuple[Past, Tensor]:
 
 def item_tastes(towers: Towers, shop: TowerShop, nums: np.ndarray, moment: int) -> Tensor:
     "(n, item_size) what these items are."
-    parts = [nums[start : start + 8192] for start in range(0, len(nums), 8192)]
-    return torch.cat([towers.items(shop.dataset, *item_inputs(shop, part, moment)) for part in parts])
+    return torch.cat([towers.items(shop.dataset, *item_inputs(shop, nums[part], moment)) for part in pieces(len(nums), ITEMS_AT_ONCE)])
 
 
 @torch.no_grad()
 def given_of(towers: Towers, shop: TowerShop) -> np.ndarray:
     "(I, g) float32 what the towers give of a shop's items without learning, once for all batches; zeros for items without a vector."
     given = None
-    for part in (slice(start, start + 8192) for start in range(0, len(shop.vectors), 8192)):
+    for part in pieces(len(shop.vectors), ITEMS_AT_ONCE):
         made = towers.items.given(shop.dataset, torch.from_numpy(np.nan_to_num(shop.vectors[part]))).numpy()
         given = np.empty((len(shop.vectors), made.shape[1]), np.float32) if given is None else given
         given[part] = made
@@ -396,7 +395,7 @@ def item_outputs(towers: Towers, shop: TowerShop) -> np.ndarray:
     "(I, item_size + TREND_SIZE) float32 item vectors as of the shop's cutoff; NaN rows for items without an input vector."
     nums, moment = np.flatnonzero(shop.has_vector), shop.interactions.at
     made = np.full((shop.interactions.n_items, towers.trends.out_features + towers.config.item_size), np.nan, dtype=np.float32)
-    for part in (nums[start : start + 8192] for start in range(0, len(nums), 8192)):
+    for part in (nums[rows] for rows in pieces(len(nums), ITEMS_AT_ONCE)):
         made[part] = towers.offered(item_tastes(towers, shop, part, moment), torch.from_numpy(shop.trends.at(part, moment)))
     return made
 
@@ -431,7 +430,7 @@ def _held_out_in(towers: Towers, feed: Feed, rows: np.ndarray, judged: TowerShop
     nums = torch.from_numpy(np.searchsorted(asked, feed.columns["item_num"][rows]))
     own = own_of(feed, rows) if judged is feed.shop else None  # else its vector knows nothing of the pair anyway
     own, found = own_items(towers, feed.shop.dataset, own, items[nums]), []
-    for part in (slice(start, start + SCORED) for start in range(0, len(rows), SCORED)):
+    for part in pieces(len(rows), SCORED):
         had = Block(*(column[part] for column in seen))
         users = towers.users(feed.shop.dataset, *compact(past_of(feed, rows[part], had, find), tastes))
         scores = all_scores(users, items, nums[part], None if own is None else own[part])
