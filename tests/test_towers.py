@@ -579,7 +579,7 @@ def test_a_large_shop_is_looked_through_in_pieces(monkeypatch):
 
     def seen():
         told = shop_of_tastes()
-        feed = Feed(told, make_pairs(told.interactions), 64, 7, max_pairs=60)
+        feed = Feed(told, make_pairs(told.interactions), 8, 7, max_pairs=60)  # several periods
         towers = Towers(config_of(told)).eval()
         towers.items.begin("shop", told.vectors)
         drawn = epoch_rows(feed.columns["position"], 7, 0, feed.chances)
