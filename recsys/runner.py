@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -294,6 +295,18 @@ class Kernel:
         shutil.rmtree(self.pipes, ignore_errors=True)
 
 
+def _import_papermill() -> None:
+    "What it imports makes a grammar of international web addresses, which takes longer than all the rest; no notebook holds one."
+    grammar, absent = "rfc3987_syntax", "rfc3987_syntax" not in sys.modules
+    if absent:
+        sys.modules[grammar] = None  # then its import fails, and jsonschema does without
+    try:
+        importlib.import_module("papermill")
+    finally:
+        if absent:
+            sys.modules.pop(grammar, None)
+
+
 class Kernels:
     "The kernel of the next step, started while this one works."
 
@@ -311,7 +324,7 @@ class Kernels:
         "Start the one of a step, and papermill, while there is something else to do."
         if self.spare is None:
             self.spare = self._for(planned)
-            threading.Thread(target=importlib.import_module, args=("papermill",), daemon=True).start()
+            threading.Thread(target=_import_papermill, daemon=True).start()
 
     def _for(self, planned: Planned) -> Kernel:
         return Kernel("pandas", "matplotlib.pyplot", planned.step.code)
@@ -358,6 +371,7 @@ def execute(
 ) -> Executed:
     "Run a pipeline notebook in a process of its own."
     unfinished = executed.with_suffix(".running.ipynb")
+    _import_papermill()
     try:
         with closing(kernel or Kernel()) as kernel, Watch(kernel.pid) as watch, ThreadPoolExecutor(1) as pool:
             work = pool.submit(_papermill, notebook, unfinished, values, say, kernel)

@@ -13,6 +13,7 @@ import pytest
 from recsys.data import plain
 from recsys.data.engine import DuckEngine, Engine, open_engine
 from recsys.data.schema import EVENT_KINDS, EVENTS, ITEMS, PROPERTIES, REJECTS, USERS, read_table
+from recsys.datasets import base
 from recsys.datasets.base import shop, shops
 from recsys.errors import MissingDependencyError, MissingFileError, SchemaError, SettingsError
 from recsys.pipeline.events import events
@@ -337,6 +338,21 @@ def test_a_plain_file_is_read_without_an_engine_and_means_the_same(tmp_path, mon
     assert len(names) > 4
     for name in names:
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "judged" / name).read_bytes(), name
+
+
+def test_events_are_merged_a_few_at_a_time(tmp_path, monkeypatch):
+    "However crowded a part of the time is, so many rows are held at once, and what is written is the same."
+    raw, held = large_hm(tmp_path / "raw", 5000), []
+    with raw.file.open("a") as file:  # half of all rows on two of a thousand days
+        file.writelines(f"2020-09-{day},{ANN},{number:010d},0.1,2\n" for number in range(2500) for day in (10, 11))
+    take(raw, tmp_path / "whole", "hm")
+    folded = DuckEngine.folded
+    monkeypatch.setattr(base, "MERGED_ROWS", 500)
+    monkeypatch.setattr(DuckEngine, "folded", lambda self, rows, *how: held.append(self.arrow(rows).num_rows) or folded(self, rows, *how))
+    take(raw, tmp_path / "pieces", "hm")
+    assert sum(held) == 10_500 and len(held) > 10 and max(held) < 500 + 2600, held
+    read = lambda name: pq.read_table(tmp_path / name / "events.parquet")
+    assert read("pieces").equals(read("whole"))
 
 
 ODD_ROWS = {  # what only a judge can say something about -> rejected?

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.engine import csv_header
-from ..data.plain import Plain, Unusual, letters, number
+from ..data.plain import Plain, Unusual, hex_number, letters, number
 from ..data.schema import DAY_MS
 from recsys.datasets.base import (
     EARLIEST,
@@ -79,7 +79,7 @@ def read_events(source: Source) -> Reading:
     for name in ("articles.csv", "customers.csv"):
         source.file("hm_raw", name, KAGGLE)
     path = source.file("hm_raw", "transactions_train.csv", KAGGLE)
-    plain = Plain(TRANSACTIONS, partial(_plain, source), many=("user_id", "item_id", "price"))
+    plain = Plain(TRANSACTIONS, partial(_plain, source), _faultless)
     return Reading({"": RawRows(path, partial(_judged, source, path), csv_header(path), plain)})
 
 
@@ -88,8 +88,7 @@ def _judged(source: Source, path: Path) -> ir.Table:
     raw = source.csv(path, list(TRANSACTIONS))
     read = raw.mutate(customer=_users(source, raw.customer_id, MORE_DIGITS), article=_number(raw.article_id),
                       day=raw.t_dat.try_cast("date").delta(ibis.date("1970-01-01"), unit="day"), paid=raw.price.try_cast("float32"))  # fmt: skip
-    rows = read.mutate(user_id=read.customer >> 4 * MORE_DIGITS, digits=read.customer & (1 << 4 * MORE_DIGITS) - 1,
-                       item_id=_items(read.article_id, read.article), ts=midnight(read.t_dat, read.day), paid=not_negative(read.paid))  # fmt: skip
+    rows = _told_apart(read).mutate(item_id=_items(read.article_id, read.article), ts=midnight(read.t_dat, read.day), paid=not_negative(read.paid))
     wrong = [
         (rows.user_id.isnull(), NOT_A_CUSTOMER), (rows.item_id.isnull(), AS_TEXT), (rows.ts.isnull(), "t_dat should be a date like 2020-09-22"),
         (in_future(rows.ts, source), f"t_dat {FUTURE}"),
@@ -101,7 +100,7 @@ def _judged(source: Source, path: Path) -> ir.Table:
 
 
 def _plain(source: Source, batch: pa.RecordBatch) -> pa.RecordBatch:
-    "The same rows, of transactions as they should be."
+    "What is kept of transactions as they should be."
     customer, article = letters(batch["customer_id"]), letters(batch["article_id"])
     days, price = batch["t_dat"].cast(pa.int32()), batch["price"]
     if days.null_count:
@@ -111,10 +110,18 @@ def _plain(source: Source, batch: pa.RecordBatch) -> pa.RecordBatch:
         raise Unusual("a day is no day of ours")
     if not pc.all(pc.and_(pc.greater_equal(price, 0), pc.is_finite(price))).as_py():  # of those that are there
         raise Unusual("a price is none")
-    user = number(customer[:, : USER_DIGITS + MORE_DIGITS], 16)
-    rows = {"user_id": user >> 4 * MORE_DIGITS, "digits": user & (1 << 4 * MORE_DIGITS) - 1, "item_id": 2 * 10**10 + number(article), "ts": ts,
-            "quantity": np.ones(len(batch), np.int32), "price": price, "channel": batch["sales_channel_id"]}  # fmt: skip
-    return faultless(rows, batch)
+    return pa.record_batch({"customer": hex_number(customer[:, : USER_DIGITS + MORE_DIGITS]), "item_id": 2 * 10**10 + number(article), "ts": ts,
+                            "price": price, "channel": batch["sales_channel_id"]})  # fmt: skip
+
+
+def _faultless(kept: ir.Table) -> ir.Table:
+    rows = _told_apart(kept).mutate(quantity=ibis.literal(1, "int32"))
+    return faultless(rows, dict.fromkeys(TRANSACTIONS) | {"price": "price", "sales_channel_id": "channel"})
+
+
+def _told_apart(rows: ir.Table) -> ir.Table:
+    "With the id of each customer, and the digits after it."
+    return rows.mutate(user_id=rows.customer >> 4 * MORE_DIGITS, digits=rows.customer & (1 << 4 * MORE_DIGITS) - 1)
 
 # %% ../../nbs/22_datasets.hm.ipynb #c40af146
 FACETS = {"type": "product_type_name", "colour": "colour_group_name", "pattern": "graphical_appearance_name", "garment": "garment_group_name",
