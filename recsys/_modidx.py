@@ -2371,6 +2371,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'recsys.store.Store.work_dir': ('store.html#store.work_dir', 'recsys/store.py'),
                               'recsys.store._bare': ('store.html#_bare', 'recsys/store.py'),
                               'recsys.store._imports': ('store.html#_imports', 'recsys/store.py'),
+                              'recsys.store._kept': ('store.html#_kept', 'recsys/store.py'),
                               'recsys.store._locked': ('store.html#_locked', 'recsys/store.py'),
                               'recsys.store._module_path': ('store.html#_module_path', 'recsys/store.py'),
                               'recsys.store._piece_hash': ('store.html#_piece_hash', 'recsys/store.py'),

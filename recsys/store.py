@@ -266,6 +266,12 @@ FORMAT = 2  # 2: sealed, with libraries in the key
 MANIFEST = "manifest.json"
 
 
+def _kept(path: Path) -> dict[str, object]:
+    "What a manifest says of a file, which is on the disk then."
+    _sync(path)
+    return {"sha256": file_hash(path), "bytes": path.stat().st_size} | measures(path)
+
+
 class Store:
     "Artifacts by step and key: `root/<step>/<key>/`."
 
@@ -296,10 +302,9 @@ class Store:
 
     def commit(self, staged: Path, step: str, key: str, about: Mapping[str, object]) -> Path:
         "Make a staged folder the artifact of this key: hash and sync every file, manifest last, rename."
-        files = {}
-        for path in sorted(p for p in staged.rglob("*") if p.is_file()):
-            _sync(path)
-            files[path.relative_to(staged).as_posix()] = {"sha256": file_hash(path), "bytes": path.stat().st_size} | measures(path)
+        paths = sorted(p for p in staged.rglob("*") if p.is_file())
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            files = {path.relative_to(staged).as_posix(): about for path, about in zip(paths, pool.map(_kept, paths), strict=True)}
         write_text(sealed({"format": FORMAT, "step": step, "key": key, **about, "files": files}), staged / MANIFEST)
         os.chmod(staged, 0o755)  # mkdtemp makes it private
         target = self.path(step, key)
