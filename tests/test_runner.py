@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -51,6 +53,13 @@ def test_the_first_kernel_starts_while_raw_files_are_read(river, tmp_path, monke
     assert begun == ["one"]
     runner.run_river("mine", settings, only="one", force=True)  # the hash is remembered
     assert begun == ["one"]
+
+
+def test_papermill_comes_without_a_grammar():
+    "It took .7 s of every run, and whoever wants it can have it afterwards."
+    code = ("import sys; from recsys.runner import _import_papermill as load; load(); assert 'papermill' in sys.modules; "
+            "assert not [name for name in sys.modules if name.startswith(('rfc3987_syntax', 'lark'))]; load(); import jsonschema")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_only_says_what_it_lacks(river, tmp_path):

@@ -249,7 +249,8 @@ def from_events(
     order = np.lexsort((quantities, codes, item_nums, ts, user_nums))
     weight_of_code = np.array([event_weights.get(kind, 0.0) for kind in EVENT_KINDS], dtype=np.float32)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(user_nums, minlength=len(users)))]).astype(np.int64)
-    past = Histories(indptr, item_nums[order], ts[order], codes[order], weight_of_code[codes[order]] * quantities[order])
+    weights = (weight_of_code[codes] * quantities).astype(np.float32)
+    past = Histories(indptr, *(values[order] for values in (item_nums, ts, codes, weights)))
     prices = events["price"].cast(pa.float32()).to_numpy(zero_copy_only=False)[order]
     return Interactions(dataset, users, items, past, quantities[order], prices, at, dict(event_weights), time_unit)
 
