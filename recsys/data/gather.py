@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from .catalog import as_of
 from .engine import Engine
 from .ids import IdMap
-from .interactions import Histories, Interactions
+from .interactions import Histories, Interactions, weights_of
 from .schema import EVENT_KINDS
 from .windows import LEARNS, datasets, read_cutoffs
 from ..errors import SchemaError
@@ -52,8 +52,7 @@ def gather(
     if n and ts.max() >= at:
         raise SchemaError(f"{dataset}: events should lie before {at}, but the newest is at {ts.max()}; split them first")
     starts = np.flatnonzero(np.diff(users, prepend=users[0] - 1 if n else 0))
-    weight_of_code = np.array([event_weights.get(kind, 0.0) for kind in EVENT_KINDS], dtype=np.float32)
-    past = Histories(np.append(starts, n).astype(np.int64), item_nums, ts, codes, weight_of_code[codes] * quantities)
+    past = Histories(np.append(starts, n).astype(np.int64), item_nums, ts, codes, weights_of(codes, quantities, event_weights))
     return Interactions(dataset, IdMap(users[starts], "user"), items, past, quantities, prices, at, dict(event_weights), time_unit)
 
 

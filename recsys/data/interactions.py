@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARRAYS', 'NEVER', 'EVENTS_AT_ONCE', 'pieces', 'Histories', 'History', 'Query', 'Queries', 'Interactions',
-           'from_events', 'save_interactions', 'load_interactions']
+           'weights_of', 'from_events', 'save_interactions', 'load_interactions']
 
 # %% ../../nbs/12_data.interactions.ipynb #91efb742
 import hashlib
@@ -229,6 +229,12 @@ class Interactions:
         return digest.hexdigest()
 
 # %% ../../nbs/12_data.interactions.ipynb #bc85392c
+def weights_of(codes: np.ndarray, quantities: np.ndarray, event_weights: Mapping[str, float]) -> np.ndarray:
+    "(E,) float32: the weight of each kind of event, times its quantity."
+    of_code = np.array([event_weights.get(kind, 0.0) for kind in EVENT_KINDS], dtype=np.float32)
+    return of_code[codes] * quantities.astype(np.float32)
+
+
 def from_events(
     events: pa.Table,  # of schema EVENTS, one shop
     dataset: str,
@@ -247,9 +253,8 @@ def from_events(
     user_nums, item_nums = users.nums(ids["user_id"]), items.nums(ids["item_id"]).astype(np.int32)
     quantities = events["quantity"].to_numpy().astype(np.int32)
     order = np.lexsort((quantities, codes, item_nums, ts, user_nums))
-    weight_of_code = np.array([event_weights.get(kind, 0.0) for kind in EVENT_KINDS], dtype=np.float32)
+    weights = weights_of(codes, quantities, event_weights)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(user_nums, minlength=len(users)))]).astype(np.int64)
-    weights = (weight_of_code[codes] * quantities).astype(np.float32)
     past = Histories(indptr, *(values[order] for values in (item_nums, ts, codes, weights)))
     prices = events["price"].cast(pa.float32()).to_numpy(zero_copy_only=False)[order]
     return Interactions(dataset, users, items, past, quantities[order], prices, at, dict(event_weights), time_unit)
