@@ -80,6 +80,26 @@ def drawn(tmp_path_factory):
     return folders
 
 
+def test_rows_alike_are_one_a_few_at_a_time(session, monkeypatch):
+    "Spans of time, and what is merged in each, are those of the embedded engine; a span ends between two moments."
+    from recsys.data.engine import open_engine
+    from recsys.datasets import base
+
+    rng, n = np.random.default_rng(7), 400
+    rows = {"user_id": rng.integers(0, 4, n), "item_id": rng.integers(0, 3, n), "ts": np.sort(rng.integers(0, 60, n) ** 2), "channel": rng.integers(1, 3, n),
+            "price": pa.array(rng.choice([1.5, np.nan], n), pa.float32(), from_pandas=True), "quantity": np.ones(n, np.int32)}  # fmt: skip
+    merged, spans = {}, []
+    monkeypatch.setattr(base, "MERGED_ROWS", 50)
+    for name in ("duckdb", "spark"):
+        with open_engine(name) as engine:
+            staged = engine.frame(pa.table(rows | {"reason": pa.nulls(n, pa.string())}))
+            spans.append([engine.arrow(part.count().as_table())[0][0].as_py() for part in base._chunks(engine, staged, 50)])
+            merged[name] = pa.concat_tables(base.merge(engine, staged, base.shop("hm"), n)).cast(EVENTS)
+    assert spans[0] == spans[1] and sum(spans[0]) == n and len(spans[0]) > 5
+    assert merged["duckdb"].equals(merged["spark"]) and len(merged["duckdb"]) < n
+    assert merged["duckdb"]["quantity"].to_numpy().sum() == n
+
+
 def test_histories_are_the_same(session, drawn, tmp_path):
     from recsys.pipeline.interactions import interactions
 
