@@ -2678,6 +2678,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'recsys.vectors.index.beside': ('vectors.index.html#beside', 'recsys/vectors/index.py'),
                                       'recsys.vectors.index.index_path': ('vectors.index.html#index_path', 'recsys/vectors/index.py'),
                                       'recsys.vectors.index.nearest': ('vectors.index.html#nearest', 'recsys/vectors/index.py'),
+                                      'recsys.vectors.index.products': ('vectors.index.html#products', 'recsys/vectors/index.py'),
                                       'recsys.vectors.index.read_beside': ('vectors.index.html#read_beside', 'recsys/vectors/index.py'),
                                       'recsys.vectors.index.refuse_other': ('vectors.index.html#refuse_other', 'recsys/vectors/index.py')},
             'recsys.vectors.map': { 'recsys.vectors.map.Map': ('vectors.map.html#map', 'recsys/vectors/map.py'),
