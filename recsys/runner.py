@@ -371,9 +371,9 @@ def execute(
 ) -> Executed:
     "Run a pipeline notebook in a process of its own."
     unfinished = executed.with_suffix(".running.ipynb")
-    _import_papermill()
     try:
         with closing(kernel or Kernel()) as kernel, Watch(kernel.pid) as watch, ThreadPoolExecutor(1) as pool:
+            _import_papermill()
             work = pool.submit(_papermill, notebook, unfinished, values, say, kernel)
             try:
                 _wait(work, watch, timeout_minutes, values["out_dir"])
